@@ -1,0 +1,1 @@
+"""Ways in: transports that expose sessions over WebSocket and REST."""

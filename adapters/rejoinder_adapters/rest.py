@@ -1,0 +1,158 @@
+"""The REST adapter: make rooms, read sessions back with turns, spans and events, see whether the server lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.params import Parameter
+
+from rejoinder import __version__
+from rejoinder.app import Runtime
+from rejoinder.errors import SessionError
+from rejoinder.hookspecs import hookimpl
+from rejoinder.store.records import MessageRecord, RoomRecord, SessionRecord, TurnRecord
+
+Limit = Annotated[int, Parameter(ge=1, le=200)]
+
+
+class NewRoom(msgspec.Struct, forbid_unknown_fields=True):
+    """What a room is made of; without an agent it is the server's default one."""
+
+    agent: str | None = None
+
+
+class Join(msgspec.Struct):
+    """Where to connect to."""
+
+    ws: str
+
+
+class Room(msgspec.Struct):
+    """A room and how to join it; times are Unix ms."""
+
+    id: str
+    agent: str
+    session_id: str
+    created_at: int
+    expires_at: int
+    join: Join
+
+
+class Page(msgspec.Struct):
+    """Sessions, newest first; `next_cursor` is the `before` of the next page."""
+
+    items: list[SessionRecord]
+    next_cursor: str | None
+
+
+class SessionDetail(msgspec.Struct):
+    """A session with all that was said, and how long it took."""
+
+    session: SessionRecord
+    live: bool
+    turns: list[TurnRecord]
+    messages: list[MessageRecord]
+
+
+class EventPage(msgspec.Struct):
+    """Events in order; `next_cursor` is the `after` of the next page."""
+
+    items: list[msgspec.Raw]
+    next_cursor: int | None
+
+
+def _room(record: RoomRecord, request: Request[Any, Any, Any]) -> Room:
+    session_id = record.session_id or ""
+    base = str(request.base_url).rstrip("/").replace("http", "ws", 1)
+    return Room(
+        record.id,
+        record.agent,
+        session_id,
+        record.created_at,
+        record.expires_at,
+        Join(f"{base}/v1/sessions/{session_id}/ws"),
+    )
+
+
+@hookimpl
+def register_routes(runtime: Runtime) -> Iterable[Any]:
+    """`/v1/rooms`, `/v1/sessions`, `/livez`, `/readyz` and `/version`."""
+    store = runtime.store
+
+    @post("/v1/rooms", status_code=201)
+    async def create_room(request: Request[Any, Any, Any], data: NewRoom | None = None) -> Room:
+        """Make a room; its session starts when somebody joins."""
+        return _room(await runtime.create_room(data.agent if data else None), request)
+
+    @get("/v1/rooms/{room_id:str}")
+    async def get_room(room_id: str, request: Request[Any, Any, Any]) -> Room:
+        """A room."""
+        record = await store.room(room_id)
+        if record is None:
+            raise SessionError(f"There is no room {room_id!r}.", code="unknown_room", fix="POST /v1/rooms makes one.")
+        return _room(record, request)
+
+    @get("/v1/sessions")
+    async def list_sessions(limit: Limit = 50, before: str | None = None, agent: str | None = None) -> Page:
+        """Sessions, newest first."""
+        items = await store.sessions(limit=limit, before=before, agent=agent)
+        return Page(items, items[-1].id if len(items) == limit else None)
+
+    @get("/v1/sessions/{session_id:str}")
+    async def get_session(session_id: str) -> SessionDetail:
+        """A session with its turns, their spans and tool calls, and its messages."""
+        session = await _session(session_id)
+        turns, messages = await store.turns(session_id), await store.messages(session_id)
+        return SessionDetail(session, session_id in runtime.sessions, turns, messages)
+
+    @get("/v1/sessions/{session_id:str}/turns")
+    async def get_turns(session_id: str) -> list[TurnRecord]:
+        """The turns of a session, with spans and tool calls."""
+        await _session(session_id)
+        return await store.turns(session_id)
+
+    @get("/v1/sessions/{session_id:str}/events")
+    async def get_events(session_id: str, after: int = 0, limit: Limit = 200) -> EventPage:
+        """The events of a session, as they were published."""
+        await _session(session_id)
+        events = await store.events(session_id, after_seq=after, limit=limit)
+        items = [msgspec.Raw(event.data.encode()) for event in events]
+        return EventPage(items, events[-1].seq if len(events) == limit else None)
+
+    @get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @get("/readyz")
+    async def readyz() -> Response[dict[str, Any]]:
+        """New sessions are welcome and what is said is stored."""
+        stored, error = store.writer.health()
+        ready = stored and not runtime.draining
+        body: dict[str, Any] = {
+            "status": "ok" if ready else "not ready",
+            "draining": runtime.draining,
+            "sessions": len(runtime.sessions),
+            "store": "ok" if error is None else error.explain(),
+        }
+        return Response(body, status_code=200 if ready else 503)
+
+    @get("/version")
+    async def version() -> dict[str, str]:
+        """What runs here."""
+        return {"name": "rejoinder", "version": __version__}
+
+    async def _session(session_id: str) -> SessionRecord:
+        session = await store.session(session_id)
+        if session is None:
+            raise SessionError(
+                f"There is no session {session_id!r}.", code="unknown_session", fix="GET /v1/sessions lists them."
+            )
+        return session
+
+    return [
+        create_room, get_room, list_sessions, get_session, get_turns, get_events, livez, readyz, version,
+    ]  # fmt: skip

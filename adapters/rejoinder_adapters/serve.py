@@ -1,0 +1,77 @@
+"""`rejoinder serve`: load the models, open the database, listen, say where, and stop cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import click
+
+from rejoinder.errors import ConfigError
+from rejoinder.settings import Settings, load_settings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command("serve", short_help="Start the server.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8080]")
+@click.option("--agent", "default_agent", help="Agent of calls that name none.  [default: guide]")
+@click.option("--db", "database_url", help="Database URL.  [default: sqlite+aiosqlite:///rejoinder.db]")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./rejoinder.toml, if any]")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+def command(
+    host: str | None,
+    port: int | None,
+    default_agent: str | None,
+    database_url: str | None,
+    config: Path | None,
+    log_level: str,
+) -> None:
+    """Start the server and talk to it with `rejoinder talk`."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = load_settings(config, host=host, port=port, default_agent=default_agent, database_url=database_url)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(settings))
+    else:
+        uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from rejoinder.app import Runtime
+    from rejoinder_adapters.server import listen, make_server
+
+    started = time.monotonic()
+    # Listen first: a port in use is known at once, not after the models are loaded.
+    sock = listen(settings.host, settings.port)
+    try:
+        async with Runtime(settings, progress=lambda what: _tell(f"  loading {what} ...")) as runtime:
+            for info in runtime.plugins.infos.values():
+                if info.error:
+                    _tell(f"  plugin {info.name} is out of order: {info.error} (see `rejoinder plugins list`)")
+            _announce(settings, sock.getsockname()[1], time.monotonic() - started)
+            await make_server(runtime).serve(sockets=[sock])
+            _tell("stopping: sessions are ended, what is pending is written ...")
+    except OSError as error:
+        raise ConfigError(f"The server cannot run: {error}.") from error
+    finally:
+        sock.close()
+
+
+def _announce(settings: Settings, port: int, seconds: float) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    name, agent = settings.agent(None)
+    _tell(f"ready in {seconds:.1f} s: agent {name} ({agent.vad}, {agent.stt}, {agent.llm}, {agent.tts})")
+    _tell(f"  voice   ws://{host}:{port}/ws/audio")
+    _tell(f"  REST    http://{host}:{port}/v1")
+    _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")
+    if settings.host not in _LOOPBACK:
+        _tell("  warning: anybody who reaches this address can use the server; it has no sign-in yet")
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

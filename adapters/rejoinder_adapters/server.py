@@ -1,0 +1,83 @@
+"""The server: one Litestar application made of the routes that plugins bring, run by uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+
+from rejoinder.app import Runtime
+from rejoinder.errors import ConfigError, RejoinderError
+from rejoinder_adapters import problems
+from rejoinder_adapters.wire import WireProtocol
+
+log = logging.getLogger(__name__)
+_LARGEST_MESSAGE = 1 << 20
+"""WebSocket messages beyond this are not even read (close code 1009); `limits.message_bytes` is refused politely."""
+
+
+def create_app(runtime: Runtime) -> Litestar:
+    """The ASGI application that serves `runtime`."""
+    return Litestar(
+        route_handlers=runtime.plugins.routes(runtime),
+        exception_handlers={
+            RejoinderError: problems.on_rejoinder_error,
+            HTTPException: problems.on_http_error,
+            Exception: problems.on_unknown_error,
+        },
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says goodbye to live sessions before it closes their sockets."""
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking sessions, end the live ones, then let uvicorn close what is open."""
+        await self._runtime.end_sessions()
+        await super().shutdown(sockets)
+
+
+def make_server(runtime: Runtime, **options: Any) -> Server:
+    """A server for `runtime`; await its `serve(sockets=[listen(...)])`."""
+    config = uvicorn.Config(
+        create_app(runtime),
+        ws=WireProtocol,
+        ws_per_message_deflate=False,
+        ws_max_size=_LARGEST_MESSAGE,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        **options,
+    )
+    return Server(config, runtime)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one.
+
+    Raises:
+        ConfigError: the address cannot be used (`address_in_use`).
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        server = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            code="address_in_use",
+            fix=f"Choose another port, e.g. --port {port + 1}, or stop what uses this one.",
+        ) from None
+    server.setblocking(False)
+    return server

@@ -1,0 +1,243 @@
+"""The WebSocket adapter: audio both ways and events; `/ws/audio` is a quick call, `/v1/sessions/{id}/ws` joins one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import WebSocket, websocket
+from litestar.types import Send
+
+from rejoinder.app import Runtime
+from rejoinder.errors import ProtocolError, RejoinderError
+from rejoinder.events import Configure, Error, Ping, Pong, ServerEvent, decode_command, encode
+from rejoinder.hookspecs import hookimpl
+from rejoinder.link import SessionLink
+from rejoinder.session import Rates, Session, check_rates
+from rejoinder_adapters.wire import EXTENSION, WireProtocol
+
+log = logging.getLogger(__name__)
+SUBPROTOCOL = "rejoinder.v1"
+_CONFIGURE_S = 10.0
+"""A client has this long to say how it wants the session."""
+_EARLY_FRAMES = 100
+"""Audio frames kept while the session is being started."""
+_NORMAL, _GOING_AWAY, _POLICY = 1000, 1001, 1008
+
+
+class Connection:
+    """One client socket: the `LinkReceiver` of its session, and the reader of its messages."""
+
+    def __init__(self, runtime: Runtime, wire: WireProtocol) -> None:
+        self._limits = runtime.settings.limits
+        self._wire = wire
+        self._link: SessionLink | None = None
+        self._early: list[bytes] = []
+        self._warned = False
+        self.configured: asyncio.Future[Configure] = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    # -- the session speaks
+
+    def on_event(self, event: ServerEvent, data: bytes) -> None:
+        """Send an event."""
+        self._wire.write_text(data)
+        self._check_reader()
+
+    def on_audio(self, pcm: bytes) -> None:
+        """Send audio."""
+        self._wire.write_binary(pcm)
+        self._check_reader()
+
+    def on_closed(self, reason: str) -> None:
+        """The session is over."""
+        if not self.closed.done():
+            self.closed.set_result(reason)
+
+    def fail(self, error: RejoinderError) -> None:
+        """Tell this client alone of an error."""
+        self._wire.write_text(encode(Error.of(error)))
+
+    def _check_reader(self) -> None:
+        if self._wire.buffered() > self._limits.outbox_bytes:
+            log.warning("a client does not read what it is sent (%d bytes wait); it is cut off", self._wire.buffered())
+            self._wire.abort()
+
+    # -- the client speaks
+
+    def on_binary(self, pcm: bytes) -> None:
+        """Audio from the client."""
+        try:
+            if len(pcm) > self._limits.message_bytes:
+                raise ProtocolError(
+                    f"An audio frame of {len(pcm)} bytes is too large; at most {self._limits.message_bytes} are taken.",
+                    code="frame_too_large",
+                    fix="Send 20 ms at a time (640 bytes at 16 kHz).",
+                )
+            if self._link is not None:
+                self._link.send_audio(pcm)
+            elif self.configured.done():
+                if len(self._early) < _EARLY_FRAMES:
+                    self._early.append(pcm)
+            elif not self._warned:
+                self._warned = True
+                raise ProtocolError(
+                    "Audio came before the session was configured and is dropped.",
+                    code="not_configured",
+                    fix='First send {"type": "session.configure", "input_rate": 16000, "output_rate": 24000}.',
+                )
+        except RejoinderError as error:
+            self.fail(error)
+
+    def on_text(self, data: bytes) -> None:
+        """A command from the client."""
+        try:
+            if len(data) > self._limits.message_bytes:
+                raise ProtocolError(
+                    f"A message of {len(data)} bytes is too large; at most {self._limits.message_bytes} are taken.",
+                    code="frame_too_large",
+                )
+            command = decode_command(data)
+            if self._link is not None:
+                self._link.send_command(command)
+            elif isinstance(command, Ping):
+                self._wire.write_text(encode(Pong(t=command.t)))
+            elif isinstance(command, Configure) and not self.configured.done():
+                check_rates(command.input_rate, command.output_rate)
+                self.configured.set_result(command)
+            else:
+                raise ProtocolError(
+                    f"{type(command).__name__} came before the session was started.",
+                    code="not_configured",
+                    fix='First send {"type": "session.configure"} and wait for "session.started".',
+                )
+        except RejoinderError as error:
+            self.fail(error)
+
+    def join(self, session: Session, configure: Configure) -> None:
+        """Become one of the session's connections."""
+        rates = Rates(configure.input_rate, configure.output_rate)
+        self._link = session.attach(self, rates, audio=configure.output == "audio")
+        early, self._early = self._early, []
+        for pcm in early:
+            self.on_binary(pcm)
+
+    def leave(self) -> None:
+        """Be none of them any more."""
+        if self._link is not None:
+            self._link.close()
+
+
+async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str | None) -> None:
+    """The life of one client socket; `session_id` None gives it a session of its own."""
+    if (origin := socket.headers.get("origin")) and not _is_allowed(origin, socket.headers.get("host", ""), runtime):
+        await _refuse(
+            socket, 403, "bad_origin", f"The origin {origin!r} may not connect.", "Add it to allowed_origins."
+        )
+        return
+    wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
+    if not isinstance(wire, WireProtocol):
+        message = "This server does not speak the voice wire."
+        fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
+        await _refuse(socket, 501, "wrong_server", message, fix)
+        return
+    offered = socket.scope.get("subprotocols", [])
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    connection = Connection(runtime, wire)
+    wire.open_wire(connection.on_binary, connection.on_text)
+    gone = asyncio.create_task(_disconnected(socket), name="disconnect watcher")
+    session: Session | None = None
+    try:
+        configure = await _configuration(connection, socket, gone)
+        if configure is None:
+            return
+        rates = check_rates(configure.input_rate, configure.output_rate)
+        if session_id is None:
+            session = await runtime.start_session(configure.agent, rates)
+        else:
+            session = await runtime.join(session_id, rates)
+        connection.join(session, configure)
+        await asyncio.wait({gone, connection.closed}, return_when=asyncio.FIRST_COMPLETED)
+        if connection.closed.done():
+            await _close(socket, _NORMAL, connection.closed.result())
+        elif session_id is None and gone.result() in (_NORMAL, _GOING_AWAY):
+            # It hung up. A socket that merely broke leaves the session its grace period.
+            session.end("client_left")
+    except RejoinderError as error:
+        connection.fail(error)
+        await _close(socket, _POLICY, error.code)
+    finally:
+        connection.leave()
+        gone.cancel()
+        await asyncio.wait({gone})
+
+
+async def _configuration(
+    connection: Connection, socket: WebSocket[Any, Any, Any], gone: asyncio.Task[int]
+) -> Configure | None:
+    """What the client wants, from the query string or its first message; None if it left."""
+    if query := dict(socket.query_params.items()):
+        try:
+            configure = msgspec.convert({"type": "session.configure", **query}, Configure, strict=False)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"The query string is wrong: {error}.", code="bad_message") from None
+        connection.configured.set_result(configure)
+    await asyncio.wait({gone, connection.configured}, timeout=_CONFIGURE_S, return_when=asyncio.FIRST_COMPLETED)
+    if connection.configured.done():
+        return connection.configured.result()
+    if gone.done():
+        return None
+    raise ProtocolError(
+        f"No session.configure came within {_CONFIGURE_S:g} seconds.",
+        code="not_configured",
+        fix='First send {"type": "session.configure"}.',
+    )
+
+
+async def _disconnected(socket: WebSocket[Any, Any, Any]) -> int:
+    """The close code, once the client is gone."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return message.get("code", 1006)
+
+
+async def _close(socket: WebSocket[Any, Any, Any], code: int, reason: str) -> None:
+    try:
+        await socket.close(code, reason[:120])
+    except Exception as error:  # noqa: BLE001 - it may have been closed from the other side at this moment
+        log.debug("closing: %r", error)
+
+
+def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
+    return urlsplit(origin).netloc == host or origin in runtime.settings.allowed_origins
+
+
+async def _refuse(socket: WebSocket[Any, Any, Any], status: int, code: str, message: str, fix: str) -> None:
+    """Answer the upgrade with a plain HTTP error and a problem document (RFC 9457)."""
+    send: Send = socket.send
+    await socket.receive()
+    problem = {"type": "about:blank", "title": message, "status": status, "code": code, "fix": fix}
+    headers = [(b"content-type", b"application/problem+json")]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})  # type: ignore[typeddict-item]
+    body = msgspec.json.encode(problem)
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})  # type: ignore[typeddict-item]
+
+
+@hookimpl
+def register_routes(runtime: Runtime) -> Iterable[Any]:
+    """`/ws/audio` and `/v1/sessions/{session_id}/ws`."""
+
+    @websocket("/ws/audio")
+    async def call(socket: WebSocket[Any, Any, Any]) -> None:
+        await serve_connection(runtime, socket, None)
+
+    @websocket("/v1/sessions/{session_id:str}/ws")
+    async def join(socket: WebSocket[Any, Any, Any], session_id: str) -> None:
+        await serve_connection(runtime, socket, session_id)
+
+    return [call, join]

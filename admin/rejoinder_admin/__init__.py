@@ -1,0 +1,1 @@
+"""The operators' panel (its routes come with a later release)."""

@@ -1,0 +1,276 @@
+"""The runtime of one process: settings, plugins, providers, store and live sessions; starts, drains and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, cast
+
+import msgspec
+
+from rejoinder.bus import Observer
+from rejoinder.clock import Clock, SystemClock
+from rejoinder.errors import ConfigError, SessionError, UnknownName
+from rejoinder.events import ServerEvent
+from rejoinder.ids import new_id
+from rejoinder.manager import Plugins, load_plugins
+from rejoinder.models import ModelCache
+from rejoinder.providers import (
+    KINDS,
+    AnyProvider,
+    Kind,
+    LlmProvider,
+    ProviderContext,
+    SttProvider,
+    TtsProvider,
+    VadProvider,
+)
+from rejoinder.session import Host, Rates, Services, Session
+from rejoinder.settings import Agent, Settings
+from rejoinder.stages.playout import Pacer
+from rejoinder.store.records import RoomRecord
+from rejoinder.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Everything one process shares. Use as `async with Runtime(settings) as runtime`.
+
+    `progress(text)` is told what is being loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        plugins: Plugins | None = None,
+        clock: Clock | None = None,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.settings = settings
+        self.plugins = plugins or load_plugins(settings.disabled_plugins)
+        self.clock = clock or SystemClock()
+        self.models = ModelCache(settings.models_dir, self.plugins.models())
+        self.store = Store(settings.database_url, limits=settings.limits)
+        self.sessions: dict[str, Session] = {}
+        self.stragglers: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self._progress = progress
+        self._pacer = Pacer()
+        self._executors: dict[str, Executor] = {}
+        self._providers: dict[tuple[Kind, str], AnyProvider] = {}
+        self._ready: dict[tuple[Kind, str], asyncio.Lock] = {}
+        self._warm: set[tuple[Kind, str]] = set()
+        self._exit = AsyncExitStack()
+        self._host = Host(
+            limits=settings.limits,
+            clock=self.clock,
+            pacer=self._pacer,
+            observer=self._observer,
+            straggler=self._adopt,
+            on_ended=self._forget,
+        )
+
+    # -- start and stop
+
+    async def __aenter__(self) -> Runtime:
+        try:
+            self._exit.callback(self._close_executors)
+            self._exit.callback(self._pacer.close)
+            self._exit.push_async_callback(self._close_providers)
+            self._progress("database")
+            await self.store.open()
+            self._exit.push_async_callback(self.store.close)
+            self._exit.push_async_callback(self.end_sessions)
+            _, agent = self.settings.agent(None)
+            for kind in KINDS:
+                await self.provider(kind, getattr(agent, kind))
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        # What is loaded stays: a full collection need not look at it again (a pause of tens of ms otherwise).
+        gc.collect()
+        gc.freeze()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all sessions, write what is pending, free the models. Idempotent."""
+        self.draining = True
+        await self._exit.aclose()
+
+    async def end_sessions(self) -> None:
+        """Take no more sessions and end the live ones. Idempotent."""
+        self.draining = True
+        await asyncio.gather(*(session.close("server_stopped") for session in tuple(self.sessions.values())))
+        for task in tuple(self.stragglers):
+            task.cancel()
+
+    async def _close_providers(self) -> None:
+        for (kind, name), provider in reversed(self._providers.items()):
+            try:
+                await provider.close()
+            except Exception:
+                log.exception("the %s provider %s did not close", kind, name)
+        self._providers.clear()
+
+    def _close_executors(self) -> None:
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._executors.clear()
+
+    # -- providers
+
+    async def provider(self, kind: Kind, name: str) -> AnyProvider:
+        """The provider called `name`, made and warmed up on first use; all sessions share it.
+
+        Raises:
+            UnknownName, ConfigError, ProviderError: it is unknown, wrongly configured or cannot be loaded.
+        """
+        key = (kind, name)
+        async with self._ready.setdefault(key, asyncio.Lock()):
+            provider = self._make(kind, name)
+            if key not in self._warm:
+                self._progress(f"{kind} {name}")
+                started = self.clock.monotonic()
+                await provider.warm_up()
+                self._warm.add(key)
+                log.info("%s %s ready in %.1f s", kind, name, self.clock.monotonic() - started)
+            return provider
+
+    def _make(self, kind: Kind, name: str) -> AnyProvider:
+        key = (kind, name)
+        if key not in self._providers:
+            offer = self.plugins.provider(kind, name)
+            context = ProviderContext(
+                settings=self._provider_settings(name, offer.settings),
+                models=self.models,
+                executor=self._executor,
+                llm=lambda other: cast(LlmProvider, self._make("llm", other)),
+            )
+            self._providers[key] = offer.create(context)
+        return self._providers[key]
+
+    def _provider_settings(self, name: str, schema: type[msgspec.Struct]) -> Any:
+        try:
+            return msgspec.convert(self.settings.plugins.get(name, {}), schema, strict=False)
+        except msgspec.ValidationError as error:
+            fields = ", ".join(field.name for field in msgspec.structs.fields(schema)) or "none"
+            raise ConfigError(f"[plugins.{name}]: {error}.", fix=f"Its settings are: {fields}.") from None
+
+    def _executor(self, name: str, workers: int) -> Executor:
+        if name not in self._executors:
+            self._executors[name] = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        return self._executors[name]
+
+    async def services(self, agent: Agent) -> Services:
+        """The providers and tools of `agent`, ready to use.
+
+        Raises:
+            UnknownName: it names a tool or provider nobody registered.
+        """
+        vad = cast(VadProvider, await self.provider("vad", agent.vad))
+        stt = cast(SttProvider, await self.provider("stt", agent.stt))
+        llm = cast(LlmProvider, await self.provider("llm", agent.llm))
+        tts = cast(TtsProvider, await self.provider("tts", agent.tts))
+        tools = self.plugins.tools()
+        for name in agent.tools:
+            if name not in tools:
+                raise UnknownName("tool", name, tools)
+        return Services(vad, stt, llm, tts, {name: tools[name] for name in agent.tools})
+
+    # -- rooms and sessions
+
+    async def create_room(self, agent: str | None) -> RoomRecord:
+        """A room for the agent called `agent` (None: the default one); its session starts when somebody joins.
+
+        Raises:
+            UnknownName: there is no such agent.
+        """
+        name, _ = self.settings.agent(agent)
+        now = self.clock.wall_ms()
+        return await self.store.create_room(
+            RoomRecord(
+                id=new_id("room"),
+                agent=name,
+                created_at=now,
+                expires_at=now + self.settings.limits.room_ttl_s * 1000,
+                session_id=new_id("ses"),
+            )
+        )
+
+    async def join(self, session_id: str, rates: Rates) -> Session:
+        """The session `session_id` of a room; started if this is the first to join.
+
+        Raises:
+            SessionError: there is none, it is over or the room has expired.
+        """
+        if session := self.sessions.get(session_id):
+            return session
+        room = await self.store.room_of_session(session_id)
+        if room is None or await self.store.session(session_id) is not None:
+            over = room is not None
+            raise SessionError(
+                f"The session {session_id!r} {'is over' if over else 'does not exist'}.",
+                code="session_over" if over else "unknown_session",
+                fix="POST /v1/rooms makes a new one.",
+            )
+        if room.expires_at < self.clock.wall_ms():
+            raise SessionError(
+                f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes a new one."
+            )
+        return await self.start_session(room.agent, rates, session_id)
+
+    async def start_session(self, agent: str | None, rates: Rates, session_id: str | None = None) -> Session:
+        """A new session with the agent called `agent`.
+
+        Raises:
+            UnknownName: there is no such agent, or it names what nobody registered.
+            SessionError: the process is full or about to stop.
+        """
+        if self.draining:
+            raise SessionError("The server is stopping.", code="draining", fix="Try again in a moment.", retryable=True)
+        if len(self.sessions) >= self.settings.limits.sessions:
+            raise SessionError(
+                f"The server is full ({self.settings.limits.sessions} sessions).",
+                code="full",
+                fix="Try again later, or raise limits.sessions.",
+                retryable=True,
+            )
+        name, definition = self.settings.agent(agent)
+        services = await self.services(definition)
+        session_id = session_id or new_id("ses")
+        if session := self.sessions.get(session_id):
+            # Somebody else joined while the providers were loading.
+            return session
+        session = Session(session_id, name, definition, services, self._host, rates)
+        self.sessions[session.id] = session
+        session.start()
+        return session
+
+    def _observer(self, session_id: str) -> Observer:
+        recorder, plugins = self.store.recorder, self.plugins
+
+        def observe(event: ServerEvent, data: bytes) -> None:
+            recorder.on_event(session_id, event, data)
+            plugins.observe(session_id, event)
+
+        return observe
+
+    def _adopt(self, task: asyncio.Task[None]) -> None:
+        """A task that ignores its cancellation: kept, so that it is not lost, until it ends."""
+        self.stragglers.add(task)
+        task.add_done_callback(self.stragglers.discard)
+
+    def _forget(self, session: Session) -> None:
+        self.sessions.pop(session.id, None)

@@ -1,0 +1,578 @@
+"""A client of the native protocol: sends speech or text in real time, plays the reply and measures how long it took."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from rejoinder.audio import FRAME_MS, byte_count, read_wav
+from rejoinder.channel import Channel
+from rejoinder.errors import ConfigError, RejoinderError
+from rejoinder.events import (
+    ClearAudio,
+    ClientCommand,
+    Configure,
+    End,
+    Error,
+    Playback,
+    ReplyFinished,
+    ReplyStarted,
+    ReplyText,
+    ServerEvent,
+    SessionEnded,
+    SessionStarted,
+    SpeechPaused,
+    SpeechStarted,
+    SpeechStopped,
+    Text,
+    Transcript,
+    TurnCommitted,
+    TurnMetrics,
+    decode_event,
+    encode,
+)
+from rejoinder.playhead import Player, Playhead
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+SUBPROTOCOL = "rejoinder.v1"
+DEFAULT_URL = "ws://127.0.0.1:8080"
+REPORT_S = 0.2
+GOODBYE_S = 2.0
+SETTLE_S = 5.0
+METRICS_S = 0.5
+TURN_LIMIT_S = 300.0
+MAX_MESSAGE_BYTES = 2**20
+EVENTS_WAITING = 4096
+
+
+class Unreachable(RejoinderError):
+    """There is no Rejoinder server at that address, or it went away."""
+
+    code = "unreachable"
+    retryable = True
+
+
+class NoReply(RejoinderError):
+    """The server did not answer in time."""
+
+    code = "no_reply"
+    retryable = True
+
+
+def session_url(url: str) -> str:
+    """The WebSocket address for `url`: http becomes ws, and a URL without a path gets that of a session of its own.
+
+    Raises:
+        ConfigError: it is no http or WebSocket URL (`bad_url`).
+    """
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in ("ws", "wss") or not parts.hostname:
+        raise ConfigError(f"{url!r} is not the URL of a server.", code="bad_url", fix=f"Use e.g. {DEFAULT_URL}.")
+    path = "/ws/audio" if parts.path in ("", "/") else parts.path
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def speech_end(pcm: bytes, rate: int) -> int:
+    """Bytes of `pcm` up to the end of its speech: its last 10 ms block that is loud, on the recording's own scale.
+
+    Loud is within 45 dB of the loudest block, but at least 10 dB above the recording's noise floor and never more
+    than 25 dB below the loudest. All of it for a recording without any sound.
+    """
+    import numpy as np
+
+    samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32)
+    block = max(1, rate // 100)
+    blocks = samples[: len(samples) // block * block].reshape(-1, block)
+    levels = np.sqrt(np.mean(np.square(blocks), axis=1)) if len(blocks) else np.zeros(0)
+    if not len(levels) or levels.max() < 1:
+        return len(pcm)
+    peak = float(levels.max())
+    noise = float(np.percentile(levels, 10))
+    threshold = min(max(peak * 10 ** (-45 / 20), noise * 10 ** (10 / 20)), peak * 10 ** (-25 / 20))
+    return int(np.flatnonzero(levels >= threshold)[-1] + 1) * block * 2
+
+
+@dataclass(slots=True)
+class TurnResult:
+    """One turn as the client saw it."""
+
+    transcript: str = ""
+    """What the server understood; several utterances are joined by a space."""
+    reply_text: str = ""
+    """What the answer said, as generated."""
+    heard_text: str = ""
+    """What of it was played."""
+    audio: bytes = b""
+    """What was played of the answer: PCM16 at the output rate."""
+    first_audio_ms: float | None = None
+    """From the last speech sample (or text) sent to the first audio frame of the answer received."""
+    reason: str = ""
+    """How the answer ended, as in `reply.finished`."""
+    metrics: TurnMetrics | None = None
+    events: list[ServerEvent] = field(default_factory=list)
+
+
+class _Turn:
+    """What is collected of a turn while it goes on."""
+
+    def __init__(self) -> None:
+        self._result = TurnResult()
+        self.said_at: float | None = None
+        self.texts: list[str] = []
+        self.metrics: dict[str, TurnMetrics] = {}
+        self.reply: ReplyStarted | None = None
+        self.first_audio_at: float | None = None
+        self.audio = bytearray()
+        self.deltas: list[str] = []
+        self.speaking = False
+        self.finished: ReplyFinished | None = None
+
+    def said(self) -> None:
+        """All is said now; a reply that is over already was not the answer to it."""
+        self.said_at = time.monotonic()
+        self.finished = None
+
+    def see(self, event: ServerEvent) -> None:
+        self._result.events.append(event)
+        if isinstance(event, SpeechStarted):
+            self.speaking = True
+        elif isinstance(event, SpeechPaused | SpeechStopped):
+            self.speaking = False
+        elif isinstance(event, Transcript) and event.final:
+            self._result.transcript = event.text
+        elif isinstance(event, TurnCommitted):
+            self.texts.append(event.text)
+        elif isinstance(event, ReplyStarted):
+            self.reply, self.first_audio_at, self.finished = event, None, None
+            self.audio.clear()
+            self.deltas.clear()
+        elif isinstance(event, ReplyText):
+            self.deltas.append(event.delta)
+        elif isinstance(event, ReplyFinished):
+            self.finished = event
+        elif isinstance(event, TurnMetrics):
+            self.metrics[event.reply_id] = event
+
+    def over(self) -> bool:
+        """Whether everything that was said has its answer, and that has come to its natural end."""
+        answered = self.finished is not None and self.finished.reason != "interrupted"
+        return answered and self.said_at is not None and not self.speaking
+
+    def measured(self) -> bool:
+        return self.reply is not None and self.reply.reply_id in self.metrics
+
+    def result(self) -> TurnResult:
+        result = self._result
+        if self.texts:
+            result.transcript = " ".join(self.texts)
+        result.audio = bytes(self.audio)
+        result.reply_text = "".join(self.deltas)
+        if self.finished:
+            result.reason = self.finished.reason
+            result.reply_text = self.finished.text or result.reply_text
+            result.heard_text = self.finished.heard_text
+        if self.reply:
+            result.metrics = self.metrics.get(self.reply.reply_id)
+        if self.said_at is not None and self.first_audio_at is not None:
+            result.first_audio_ms = (self.first_audio_at - self.said_at) * 1000
+        return result
+
+
+class VoiceClient:
+    """One session with a server: `async with VoiceClient.connect(url) as client: result = await client.say_wav(path)`.
+
+    Audio both ways is PCM16 mono. The reply's audio goes to a `Player` (by default one without sound), whose progress
+    is reported to the server. One turn at a time may be said with the `say_...` methods; `send_audio` and `events()`
+    are there for everything else. `on_event` is called for each server event as it arrives.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        configure: Configure,
+        *,
+        timeout: float = 10.0,
+        player: Player | None = None,
+        on_event: Callable[[ServerEvent], None] | None = None,
+    ) -> None:
+        self.url = session_url(url)
+        self.input_rate = configure.input_rate
+        self.output_rate = configure.output_rate
+        self.player: Player = player or Playhead(configure.output_rate)
+        self.session: SessionStarted | None = None
+        self.ended: SessionEnded | None = None
+        self.stale_frames = 0
+        """Audio frames of a reply that came after its `clear_audio`; a correct server sends none."""
+        self._configure = configure
+        self._timeout = timeout
+        self._on_event = on_event
+        self._socket: ClientConnection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._microphone: asyncio.Task[None] | None = None
+        self._outgoing: deque[tuple[bytes, bool]] = deque()
+        self._readers: set[Channel[ServerEvent]] = set()
+        self._pulse: asyncio.Future[None] | None = None
+        self._audio_came = asyncio.Event()
+        self._report_now = asyncio.Event()
+        self._over: RejoinderError | None = None
+        self._last_error: Error | None = None
+        self._turn: _Turn | None = None
+        self._open_reply = ""
+        self._playing = ""
+        self._cleared = False
+        self._progress_at = 0.0
+
+    @classmethod
+    def connect(
+        cls,
+        url: str = DEFAULT_URL,
+        *,
+        agent: str | None = None,
+        input_rate: int = 16_000,
+        output_rate: int = 24_000,
+        text_only: bool = False,
+        timeout: float = 10.0,
+        player: Player | None = None,
+        on_event: Callable[[ServerEvent], None] | None = None,
+    ) -> VoiceClient:
+        """A client that connects when it is entered; rates in Hz, `timeout` (s) for the connection and its session.
+
+        Entering raises:
+            Unreachable: nobody listens there.
+            RejoinderError: the server refused, with its reason.
+        """
+        configure = Configure(
+            agent=agent, input_rate=input_rate, output_rate=output_rate, output="text" if text_only else "audio"
+        )
+        return cls(url, configure, timeout=timeout, player=player, on_event=on_event)
+
+    async def __aenter__(self) -> VoiceClient:
+        self._socket = await _open_socket(self.url, self._timeout)
+        self._tasks = [asyncio.create_task(self._receive(self._socket)), asyncio.create_task(self._report())]
+        try:
+            await self.send(self._configure)
+            await self._wait(lambda: self.session is not None, self._timeout, "The server did not start a session")
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the session and close the connection; waits at most 2 s for the server to say goodbye. Idempotent."""
+        socket, self._socket = self._socket, None
+        if socket is None:
+            return
+        if self._microphone:
+            self._microphone.cancel()
+            self._tasks.append(self._microphone)
+        if self.session and not self._over and not self.ended:
+            with contextlib.suppress(RejoinderError):
+                await _send(socket, encode(End()), text=True)
+                await self._wait(lambda: self.ended is not None, GOODBYE_S, "The server did not end the session")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for reader in self._readers:
+            reader.close()
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(GOODBYE_S):
+                await socket.close()
+
+    async def send(self, command: ClientCommand) -> None:
+        """Send a command.
+
+        Raises:
+            Unreachable: the connection is gone.
+        """
+        await _send(self._socket, encode(command), text=True)
+
+    async def send_audio(self, pcm: bytes) -> None:
+        """Send PCM16 at the input rate, any whole number of samples; the caller keeps the pace of real time.
+
+        Raises:
+            Unreachable: the connection is gone.
+        """
+        await _send(self._socket, pcm)
+
+    async def events(self) -> AsyncIterator[ServerEvent]:
+        """All events from now on, until the session ends. A reader that falls 4096 events behind is dropped."""
+        if self._socket is None or self._over:
+            return
+        channel: Channel[ServerEvent] = Channel(EVENTS_WAITING)
+        self._readers.add(channel)
+        try:
+            async for event in channel:
+                yield event
+        finally:
+            self._readers.discard(channel)
+
+    async def say_wav(self, path: Path, *, timeout: float = 30.0) -> TurnResult:
+        """Speak a WAV file in real time and wait until the answer was played.
+
+        Raises:
+            ConfigError: it is no WAV file.
+            NoReply: nothing came for `timeout` s after the speech.
+            RejoinderError: the session ended or the connection was lost.
+        """
+        pcm, _ = read_wav(path, self.input_rate)
+        return await self.say_audio(pcm, timeout=timeout)
+
+    async def say_audio(self, pcm: bytes, *, timeout: float = 30.0) -> TurnResult:
+        """As `say_wav`, for PCM16 at the input rate; afterwards silence goes on being sent, as from a microphone."""
+        size = byte_count(FRAME_MS, self.input_rate)
+        last = (speech_end(pcm, self.input_rate) - 1) // size
+        frames = [(pcm[at : at + size].ljust(size, b"\0"), at // size == last) for at in range(0, len(pcm), size)]
+        with self._taking_turn() as turn:
+            self._outgoing.extend(frames or [(bytes(size), True)])
+            if self._microphone is None:
+                self._microphone = asyncio.create_task(self._speak())
+            return await self._finish(turn, timeout)
+
+    async def say_text(self, text: str, *, timeout: float = 30.0) -> TurnResult:
+        """Send `text` and wait until the answer was played (or, for a session without audio, given).
+
+        Raises:
+            NoReply: nothing came for `timeout` s.
+            RejoinderError: the session ended or the connection was lost.
+        """
+        with self._taking_turn() as turn:
+            turn.said()
+            await self.send(Text(text=text))
+            return await self._finish(turn, timeout)
+
+    async def wait_greeting(self, grace: float = 0.3, timeout: float = 30.0) -> None:
+        """Wait until the greeting has been played, if one begins within `grace` s.
+
+        Raises:
+            NoReply: it did not end within `timeout` s.
+        """
+        with contextlib.suppress(NoReply):
+            await self._wait(lambda: bool(self._open_reply), grace, "There is no greeting")
+        await self._wait(lambda: not self._open_reply, timeout, "The greeting did not end")
+
+    @contextlib.contextmanager
+    def _taking_turn(self) -> Iterator[_Turn]:
+        if self._turn is not None:
+            raise RejoinderError("This client is in the middle of a turn.", code="busy", fix="Await it first.")
+        if self._over:
+            raise self._over
+        self._turn = _Turn()
+        try:
+            yield self._turn
+        finally:
+            self._turn = None
+            self._outgoing.clear()
+
+    async def _finish(self, turn: _Turn, timeout: float) -> TurnResult:
+        started = self._progress_at = time.monotonic()
+        while not turn.over():
+            if self._over:
+                if turn.finished:
+                    break
+                raise self._over
+            now = time.monotonic()
+            if turn.said_at is None:
+                wait = 1.0
+            else:
+                # An interrupted answer may be followed by another one, or by nothing.
+                patience = SETTLE_S if turn.finished else timeout
+                wait = max(self._progress_at, turn.said_at) + self.player.remaining_s() + patience - now
+            if wait <= 0 or now > started + TURN_LIMIT_S:
+                if turn.finished:
+                    break
+                raise self._no_reply(f"The server gave no answer for {timeout:g} s")
+            await self._changed(wait)
+        if not turn.measured() and not self._over:
+            with contextlib.suppress(RejoinderError):
+                await self._wait(turn.measured, METRICS_S, "The server sent no metrics")
+        await asyncio.sleep(self.player.remaining_s())
+        return turn.result()
+
+    async def _wait(self, ready: Callable[[], bool], timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if self._over:
+                raise self._over
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._no_reply(f"{what} within {timeout:g} s")
+            await self._changed(left)
+
+    async def _changed(self, timeout: float) -> None:
+        """Wait until something arrives, at most `timeout` s."""
+        if self._pulse is None:
+            self._pulse = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._pulse,), timeout=timeout)
+
+    def _notify(self) -> None:
+        self._progress_at = time.monotonic()
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            pulse.set_result(None)
+
+    def _no_reply(self, what: str) -> NoReply:
+        last = f" (its last error: {self._last_error.message})" if self._last_error else ""
+        return NoReply(f"{what}{last}.", fix="Look at the server's log; `rejoinder doctor` checks the machine.")
+
+    async def _receive(self, socket: ClientConnection) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        lost = "The server closed the connection"
+        try:
+            async for message in socket:
+                if isinstance(message, bytes):
+                    self._take_audio(message)
+                else:
+                    self._take_event(message)
+                self._notify()
+        except ConnectionClosed as error:
+            lost = f"The connection was lost ({error})"
+        finally:
+            error_event = self._last_error
+            if self.ended:
+                self._over = RejoinderError(f"The session is over: {self.ended.reason}.", code="session_ended")
+            elif error_event:
+                self._over = RejoinderError(
+                    error_event.message,
+                    code=error_event.code,
+                    fix=error_event.fix or None,
+                    retryable=error_event.retryable,
+                )
+            else:
+                self._over = Unreachable(f"{lost}.", fix="rejoinder serve")
+            for reader in self._readers:
+                reader.close()
+            self._notify()
+
+    def _take_audio(self, pcm: bytes) -> None:
+        if self._cleared:
+            self.stale_frames += 1
+            return
+        turn = self._turn
+        if turn and turn.reply:
+            if turn.first_audio_at is None:
+                turn.first_audio_at = time.monotonic()
+            turn.audio += pcm
+        self.player.feed(pcm)
+        self._audio_came.set()
+
+    def _take_event(self, message: str) -> None:
+        try:
+            event = decode_event(message)
+        except msgspec.MsgspecError:
+            return  # A newer server may say more than this client knows.
+        if isinstance(event, SessionStarted):
+            self.session = event
+        elif isinstance(event, SessionEnded):
+            self.ended = event
+        elif isinstance(event, Error):
+            self._last_error = event
+        elif isinstance(event, ReplyStarted):
+            self._open_reply = self._playing = event.reply_id
+            self._cleared = False
+            self.player.begin()
+        elif isinstance(event, ReplyFinished):
+            self._open_reply = ""
+        elif isinstance(event, ClearAudio):
+            self._cleared = True
+            self.player.clear()
+            self._report_now.set()
+            if self._turn:
+                del self._turn.audio[byte_count(self.player.played_ms(), self.output_rate) :]
+        if self._turn:
+            self._turn.see(event)
+        for reader in tuple(self._readers):
+            if not reader.closed and not reader.send_nowait(event):
+                reader.close()
+        if self._on_event:
+            self._on_event(event)
+
+    async def _report(self) -> None:
+        """Tell the server how far playback is: at its start, every 200 ms and once at its end."""
+        while True:
+            await self._audio_came.wait()
+            self._audio_came.clear()
+            reported: tuple[str, float] | None = None
+            while True:
+                self._report_now.clear()
+                report = (self._playing, self.player.played_ms())
+                if report != reported:
+                    await self.send(Playback(reply_id=report[0], played_ms=report[1]))
+                    reported = report
+                left = self.player.remaining_s()
+                if left <= 0 and not self._report_now.is_set():
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(REPORT_S, left)):
+                        await self._report_now.wait()
+
+    async def _speak(self) -> None:
+        """Send what is to be said, then silence, one frame each 20 ms."""
+        silence = bytes(byte_count(FRAME_MS, self.input_rate))
+        due = time.monotonic()
+        while True:
+            frame, last_of_speech = self._outgoing.popleft() if self._outgoing else (silence, False)
+            if last_of_speech and self._turn:
+                self._turn.said()
+            await self.send_audio(frame)
+            due += FRAME_MS / 1000
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _send(socket: ClientConnection | None, data: bytes, *, text: bool = False) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    if socket is None:
+        raise Unreachable("The client is not connected.", fix="Use it inside `async with`.")
+    try:
+        await socket.send(data, text=text)
+    except ConnectionClosed:
+        raise Unreachable("The server closed the connection.", fix="rejoinder serve") from None
+
+
+async def _open_socket(url: str, timeout: float) -> ClientConnection:
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+    from websockets.typing import Subprotocol
+
+    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    try:
+        return await connect(
+            url,
+            compression=None,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            open_timeout=timeout,
+            max_size=MAX_MESSAGE_BYTES,
+            proxy=None if local else True,
+        )
+    except InvalidStatus as error:
+        body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
+        raise RejoinderError(
+            f"{url} refused the connection: HTTP {error.response.status_code}{': ' if body else ''}{body}.",
+            code="refused",
+        ) from None
+    except (InvalidHandshake, InvalidURI) as error:
+        raise RejoinderError(
+            f"{url} does not speak WebSocket ({error}).", code="refused", fix="Check --url: is that a Rejoinder server?"
+        ) from None
+    except (OSError, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        raise Unreachable(f"No server answers at {url} ({reason}).", fix="rejoinder serve") from None

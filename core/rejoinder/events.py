@@ -1,0 +1,295 @@
+"""Every event, once: what a server says and what a client may say, as tagged msgspec structs.
+
+The same structs travel on the bus, over WebSocket text frames, in the SQL event log and to observers. Durations
+are milliseconds, audio rates are Hz. The `type` field is the tag.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from rejoinder.errors import ProtocolError, RejoinderError
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
+    """What every server event carries; the bus stamps these three when it publishes.
+
+    `seq` counts from 1 within a session; `at` is Unix time in ms.
+    """
+
+    seq: int = 0
+    at: int = 0
+    session_id: str = ""
+
+
+class SessionStarted(Event, tag="session.started"):
+    """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz)."""
+
+    agent: str
+    input_rate: int
+    output_rate: int
+    protocol: str = "rejoinder.v1"
+
+
+class SessionEnded(Event, tag="session.ended"):
+    """The last event of a session."""
+
+    reason: str
+
+
+class SpeechStarted(Event, tag="user.speech_started"):
+    """The user speaks (said again when they go on after a pause)."""
+
+    turn_id: str
+
+
+class SpeechPaused(Event, tag="user.speech_paused"):
+    """The user fell silent; the turn may or may not be over."""
+
+    turn_id: str
+
+
+class SpeechStopped(Event, tag="user.speech_stopped"):
+    """The user's turn is over: `silence_ms` after their last speech."""
+
+    turn_id: str
+    silence_ms: int
+
+
+class Transcript(Event, tag="user.transcript"):
+    """What the user said so far (`final=False`) or in the whole utterance (`final=True`)."""
+
+    turn_id: str
+    text: str
+    final: bool
+
+
+class TurnCommitted(Event, tag="turn.committed"):
+    """The user's turn is part of the conversation; an answer follows."""
+
+    turn_id: str
+    text: str
+
+
+class ReplyStarted(Event, tag="reply.started"):
+    """An answer begins; all following audio belongs to it until `clear_audio` or `reply.finished`."""
+
+    reply_id: str
+    turn_id: str
+
+
+class ReplyText(Event, tag="reply.text"):
+    """The next piece of the answer's text."""
+
+    reply_id: str
+    delta: str
+
+
+class ToolCalled(Event, tag="tool.called"):
+    """The model called a tool; `arguments` is JSON text as the model wrote it."""
+
+    reply_id: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ToolReturned(Event, tag="tool.returned"):
+    """A tool call ended: `status` says how, `result` is what the model is told."""
+
+    reply_id: str
+    call_id: str
+    name: str
+    status: Literal["ok", "failed", "cancelled"]
+    result: str
+
+
+class ClearAudio(Event, tag="clear_audio"):
+    """Stop playing at once and drop what is buffered: the rest of `reply_id` is void."""
+
+    reply_id: str
+    played_ms: int
+
+
+class ReplyFinished(Event, tag="reply.finished"):
+    """An answer is over. `text` is what was generated, `heard_text` what the user heard of it.
+
+    `estimated` is true where the client reports no playback and the clock was used instead.
+    """
+
+    reply_id: str
+    turn_id: str
+    reason: Literal["completed", "interrupted", "failed", "ended"]
+    text: str
+    heard_text: str
+    played_ms: int = 0
+    estimated: bool = False
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """One contiguous piece of a turn's latency; `hidden` marks a stage that ran while the turn was undecided."""
+
+    name: str
+    us: int
+    hidden: bool = False
+
+
+class TurnMetrics(Event, tag="turn.metrics"):
+    """A turn's latency: `spans` are contiguous and sum exactly to `response_us` (microseconds).
+
+    `jitter_us` is the interarrival jitter of outgoing audio (RFC 3550, 6.4.1); `providers` maps kind to name.
+    """
+
+    turn_id: str
+    reply_id: str
+    response_us: int
+    spans: list[Span]
+    jitter_us: int = 0
+    speculated: bool = False
+    providers: dict[str, str] = {}
+
+
+class Pong(Event, tag="pong"):
+    """Answer to `ping`, with its `t` (any number the client likes); not numbered and not logged."""
+
+    t: float
+
+
+class Error(Event, tag="error"):
+    """Something went wrong; the session goes on unless `session.ended` follows."""
+
+    code: str
+    message: str
+    fix: str = ""
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: RejoinderError) -> Error:
+        """The event that tells a client of `error`."""
+        return cls(code=error.code, message=error.message, fix=error.fix or "", retryable=error.retryable)
+
+
+ServerEvent = (
+    SessionStarted
+    | SessionEnded
+    | SpeechStarted
+    | SpeechPaused
+    | SpeechStopped
+    | Transcript
+    | TurnCommitted
+    | ReplyStarted
+    | ReplyText
+    | ToolCalled
+    | ToolReturned
+    | ClearAudio
+    | ReplyFinished
+    | TurnMetrics
+    | Pong
+    | Error
+)
+
+
+class Command(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fields=True, gc=False):
+    """Base of what a client may send."""
+
+
+class Configure(Command, tag="session.configure"):
+    """Set up this connection; must come before audio unless the URL already said it.
+
+    Rates are Hz; `output="text"` asks for no audio. `agent` is only read where the connection makes the session.
+    """
+
+    agent: str | None = None
+    input_rate: int = 16_000
+    output_rate: int = 24_000
+    output: Literal["audio", "text"] = "audio"
+
+
+class Text(Command, tag="text"):
+    """The user says this in writing."""
+
+    text: str
+
+
+class Interrupt(Command, tag="interrupt"):
+    """Stop the answer now."""
+
+
+class Playback(Command, tag="playback"):
+    """The client has played `played_ms` of the audio of `reply_id` so far."""
+
+    reply_id: str
+    played_ms: float
+
+
+class Dtmf(Command, tag="dtmf"):
+    """Keys pressed on a phone: digits, `*`, `#`, A-D."""
+
+    digits: str
+
+
+class Ping(Command, tag="ping"):
+    """Asks for a `pong` with the same `t`."""
+
+    t: float = 0.0
+
+
+class End(Command, tag="end"):
+    """The client ends the session."""
+
+    reason: str = "client_ended"
+
+
+ClientCommand = Configure | Text | Interrupt | Playback | Dtmf | Ping | End
+
+COMMAND_TYPES = ("session.configure", "text", "interrupt", "playback", "dtmf", "ping", "end")
+
+encode = msgspec.json.Encoder().encode
+"""JSON bytes of an event or a command."""
+
+_decode_event = msgspec.json.Decoder(ServerEvent).decode
+_decode_command = msgspec.json.Decoder(ClientCommand).decode
+_MAX_QUOTED = 200
+
+
+def decode_event(data: bytes | str) -> ServerEvent:
+    """The event in `data` (JSON)."""
+    return _decode_event(data)
+
+
+def decode_command(data: bytes | str) -> ClientCommand:
+    """The command in `data` (JSON).
+
+    Raises:
+        ProtocolError: not JSON (`bad_json`), an unknown `type` (`unknown_event`) or wrong fields (`bad_message`).
+    """
+    try:
+        return _decode_command(data)
+    except msgspec.ValidationError as error:
+        raise _explain(data, error) from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        shown = data[:_MAX_QUOTED] if isinstance(data, str) else data[:_MAX_QUOTED].decode(errors="replace")
+        raise ProtocolError(
+            f"Text frames must be one JSON object each; this is not JSON ({error}): {shown!r}.",
+            code="bad_json",
+            fix='Send e.g. {"type": "text", "text": "hello"}; audio goes in binary frames.',
+        ) from None
+
+
+def _explain(data: bytes | str, error: msgspec.ValidationError) -> ProtocolError:
+    message: Any = msgspec.json.decode(data)
+    if not isinstance(message, dict) or "type" not in message:
+        return ProtocolError(
+            'A message must be a JSON object with a field "type".', fix=f"Known types: {', '.join(COMMAND_TYPES)}."
+        )
+    if message["type"] not in COMMAND_TYPES:
+        return ProtocolError(
+            f"Unknown event type {str(message['type'])[:_MAX_QUOTED]!r}.",
+            code="unknown_event",
+            fix=f"Known types: {', '.join(COMMAND_TYPES)}.",
+        )
+    return ProtocolError(
+        f"The fields of {message['type']!r} are wrong: {error}.", fix="See docs/reference/protocol.md for its fields."
+    )

@@ -1,0 +1,137 @@
+"""The journal of a conversation: proposed, committed, heard. History, heard text and tool results are views on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rejoinder.providers import Message, ToolCall
+
+_CHARS_PER_SECOND = 15.0
+"""A common pace of speech; used for the chunk whose audio was cut before its length was known."""
+_CUT = "..."
+
+
+@dataclass(slots=True)
+class Segment:
+    """A spoken chunk of a reply and where in it its audio lies, in ms; `end_ms` is None while it is being made."""
+
+    text: str
+    start_ms: float
+    end_ms: float | None = None
+
+
+@dataclass(slots=True)
+class ToolRound:
+    """The tool calls a model made at once, and what each was answered."""
+
+    calls: tuple[ToolCall, ...]
+    results: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One turn: what the user said (None where the agent spoke first) and the reply to it."""
+
+    turn_id: str
+    reply_id: str
+    user_text: str | None
+    state: Literal["proposed", "committed", "finished"] = "proposed"
+    text: str = ""
+    segments: list[Segment] = field(default_factory=list)
+    rounds: list[ToolRound] = field(default_factory=list)
+    heard_text: str = ""
+
+    def speak(self, text: str, start_ms: float) -> Segment:
+        """Note that the audio of `text` begins at `start_ms` of the reply."""
+        segment = Segment(text, start_ms)
+        self.segments.append(segment)
+        return segment
+
+    def heard(self, played_ms: float) -> str:
+        """The words within the first `played_ms` of the reply; within a chunk, in proportion to its audio."""
+        words = []
+        for segment in self.segments:
+            if played_ms <= segment.start_ms:
+                break
+            if segment.end_ms is not None and played_ms >= segment.end_ms:
+                words.append(segment.text)
+                continue
+            length = (segment.end_ms or 0) - segment.start_ms
+            if segment.end_ms is None:
+                length = len(segment.text) / _CHARS_PER_SECOND * 1000
+            share = min(1.0, (played_ms - segment.start_ms) / length) if length > 0 else 1.0
+            words.append(_first_words(segment.text, share))
+        return " ".join(filter(None, words)).strip()
+
+
+def _first_words(text: str, share: float) -> str:
+    """The words of `text` that begin within the first `share` of its characters."""
+    limit = len(text) * share
+    kept, position = [], 0
+    for word in text.split():
+        position = text.index(word, position)
+        if position + len(word) / 2 > limit:
+            break
+        kept.append(word)
+        position += len(word)
+    return " ".join(kept)
+
+
+class Journal:
+    """All turns of a conversation, oldest first."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+
+    def propose(self, turn_id: str, reply_id: str, user_text: str | None) -> Entry:
+        """A new entry that leaves no trace until it is committed."""
+        return Entry(turn_id, reply_id, user_text)
+
+    def commit(self, entry: Entry) -> None:
+        """The user's turn is over: `entry` is part of the conversation."""
+        if entry.state == "proposed":
+            entry.state = "committed"
+            self._entries.append(entry)
+
+    def finish(self, entry: Entry, heard_text: str) -> None:
+        """The reply is over; of its text the user heard `heard_text`. Every tool call ends in a stated way."""
+        if entry.state != "committed":
+            return
+        entry.state = "finished"
+        entry.heard_text = heard_text
+        for tool_round in entry.rounds:
+            for call in tool_round.calls:
+                tool_round.results.setdefault(call.id, "The call was cancelled; it may or may not have taken effect.")
+
+    def messages(self, instructions: str, limit: int, current: Entry | None = None) -> tuple[Message, ...]:
+        """What the LLM is sent: the instructions, then the newest turns within about `limit` messages, then `current`.
+
+        Well-formed always: a tool result follows its call, no call is without one, a turn is never cut in two.
+        """
+        turns = [_messages_of(entry) for entry in self._entries if entry is not current]
+        tail = _messages_of(current) if current else []
+        count, first = len(tail), len(turns)
+        while first and count + len(turns[first - 1]) <= limit:
+            first -= 1
+            count += len(turns[first])
+        system = [Message("system", instructions)] if instructions else []
+        return (*system, *_flat(turns[first:]), *tail)
+
+
+def _messages_of(entry: Entry) -> list[Message]:
+    messages = [] if entry.user_text is None else [Message("user", entry.user_text)]
+    for tool_round in entry.rounds:
+        answered = tuple(call for call in tool_round.calls if call.id in tool_round.results)
+        if answered:
+            messages.append(Message("assistant", "", tool_calls=answered))
+            messages += [Message("tool", tool_round.results[call.id], tool_call_id=call.id) for call in answered]
+    if entry.state == "finished" and entry.heard_text:
+        cut = len(entry.heard_text) < len(entry.text.strip())
+        messages.append(Message("assistant", entry.heard_text + (_CUT if cut else "")))
+    return messages
+
+
+def _flat(turns: Iterable[list[Message]]) -> list[Message]:
+    return [message for turn in turns for message in turn]

@@ -1,0 +1,134 @@
+"""The plugin manager: finds plugins, keeps broken ones out and says why, and answers typed questions about the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pluggy
+
+from rejoinder import hookspecs
+from rejoinder.errors import UnknownName
+from rejoinder.events import ServerEvent
+from rejoinder.providers import Kind, ModelFile, Provider, Tool
+
+ENTRY_POINTS = "rejoinder"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One plugin as found: `error` is None for one that works, else one line; `details` is the traceback."""
+
+    name: str
+    distribution: str
+    version: str
+    error: str | None = None
+    details: str = ""
+
+
+class Plugins:
+    """A typed facade over pluggy. Built by `load_plugins`; a fresh one per process, none global."""
+
+    def __init__(self) -> None:
+        self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
+        self._pluggy.add_hookspecs(hookspecs)
+        self.infos: dict[str, PluginInfo] = {}
+        self._providers: dict[tuple[Kind, str], Provider] | None = None
+        self._observers: list[tuple[str, Callable[..., None]]] | None = None
+
+    def add(self, name: str, load: Callable[[], object], *, distribution: str = "", version: str = "") -> bool:
+        """Load and register a plugin; a plugin that raises is kept out and remembered with its traceback."""
+        try:
+            self._pluggy.register(load(), name)
+            self._pluggy.check_pending()
+        except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything; the server must start
+            if self._pluggy.has_plugin(name):
+                self._pluggy.unregister(name=name)
+            text = f"{type(error).__name__}: {error}"
+            self.infos[name] = PluginInfo(name, distribution, version, text, traceback.format_exc())
+            return False
+        self.infos[name] = PluginInfo(name, distribution, version)
+        self._providers = self._observers = None
+        return True
+
+    def providers(self, kind: Kind | None = None) -> list[Provider]:
+        """All providers on offer (of one `kind`), by name."""
+        return sorted(
+            (p for p in self._all_providers().values() if kind in (None, p.kind)), key=lambda p: (p.kind, p.name)
+        )
+
+    def provider(self, kind: Kind, name: str) -> Provider:
+        """The provider called `name`.
+
+        Raises:
+            UnknownName: nobody registered it (`unknown_stt_provider` and so on).
+        """
+        providers = self._all_providers()
+        if (kind, name) not in providers:
+            broken = [info.name for info in self.infos.values() if info.error]
+            fix = (
+                f"Some plugins failed to load ({', '.join(broken)}): see `rejoinder plugins list`." if broken else None
+            )
+            raise UnknownName(f"{kind} provider", name, [n for k, n in providers if k == kind], fix=fix)
+        return providers[kind, name]
+
+    def tools(self) -> dict[str, Tool]:
+        """All tools by name."""
+        return {tool.name: tool for tool in self._collect("register_tools")}
+
+    def models(self) -> dict[str, ModelFile]:
+        """All model files by name."""
+        return {model.name: model for model in self._collect("register_models")}
+
+    def routes(self, runtime: object) -> list[Any]:
+        """All route handlers."""
+        return list(self._collect("register_routes", runtime=runtime))
+
+    def observe(self, session_id: str, event: ServerEvent) -> None:
+        """Show `event` to every plugin that implements `on_event`; one that raises is not asked again."""
+        if self._observers is None:
+            impls = self._pluggy.hook.on_event.get_hookimpls()
+            self._observers = [(impl.plugin_name, impl.function) for impl in impls]
+        for entry in tuple(self._observers):
+            name, function = entry
+            try:
+                function(session_id=session_id, event=event)
+            except Exception as error:  # noqa: BLE001 - an observer must never hurt a call
+                self._observers.remove(entry)
+                self._fail(name, error)
+
+    def _all_providers(self) -> Mapping[tuple[Kind, str], Provider]:
+        if self._providers is None:
+            self._providers = {(p.kind, p.name): p for p in self._collect("register_providers")}
+        return self._providers
+
+    def _collect(self, hook: str, **arguments: Any) -> Iterator[Any]:
+        """All items the implementations of `hook` return; an implementation that raises is left out."""
+        for impl in getattr(self._pluggy.hook, hook).get_hookimpls():
+            try:
+                items: Iterable[Any] = impl.function(**{name: arguments[name] for name in impl.argnames}) or ()
+                yield from list(items)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._fail(impl.plugin_name, error)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        old = self.infos.get(name) or PluginInfo(name, "", "")
+        text = f"{type(error).__name__}: {error}"
+        self.infos[name] = PluginInfo(name, old.distribution, old.version, text, traceback.format_exc())
+
+
+def load_plugins(disabled: Iterable[str] = ()) -> Plugins:
+    """All plugins of the entry-point group `rejoinder` that are not `disabled`; the built-in ones come the same way."""
+    plugins = Plugins()
+    skip = set(disabled)
+    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        if entry.name not in skip and entry.name not in plugins.infos:
+            distribution = entry.dist.name if entry.dist else ""
+            plugins.add(
+                entry.name, entry.load, distribution=distribution, version=entry.dist.version if entry.dist else ""
+            )
+    return plugins

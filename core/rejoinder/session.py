@@ -1,0 +1,517 @@
+"""One conversation: an actor; its control loop alone reads the inbox and calls the turn machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES, Resampler, check_rate
+from rejoinder.bus import Bus, Observer
+from rejoinder.channel import Channel
+from rejoinder.clock import Clock
+from rejoinder.errors import ProtocolError, RejoinderError, SessionError
+from rejoinder.events import (
+    ClearAudio,
+    ClientCommand,
+    Configure,
+    Dtmf,
+    End,
+    Error,
+    Interrupt,
+    Ping,
+    Playback,
+    Pong,
+    ServerEvent,
+    SessionEnded,
+    SessionStarted,
+    SpeechPaused,
+    SpeechStarted,
+    SpeechStopped,
+    Text,
+    Transcript,
+    TurnMetrics,
+    encode,
+)
+from rejoinder.ids import new_id
+from rejoinder.journal import Journal
+from rejoinder.link import LinkReceiver
+from rejoinder.metrics import TurnTimer
+from rejoinder.providers import LlmProvider, SttProvider, Tool, ToolContext, TtsProvider, VadProvider
+from rejoinder.settings import Agent, Limits
+from rejoinder.stages.brain import Brain
+from rejoinder.stages.listen import Listener
+from rejoinder.stages.playout import Pacer, Playout
+from rejoinder.stages.voice import Voice
+from rejoinder.turn import Stage, TurnScope
+from rejoinder.turns import machine as turns
+
+log = logging.getLogger(__name__)
+_STALL_S = 1.0
+"""A client that stops sending in the middle of speech is taken to have paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The process's providers and tools, as one agent uses them."""
+
+    vad: VadProvider
+    stt: SttProvider
+    llm: LlmProvider
+    tts: TtsProvider
+    tools: Mapping[str, Tool]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a session needs of the process it runs in."""
+
+    limits: Limits
+    clock: Clock
+    pacer: Pacer
+    observer: Callable[[str], Observer]
+    """`observer(session_id)` sees every event of that session (store, plugins)."""
+    straggler: Callable[[asyncio.Task[None]], None]
+    on_ended: Callable[[Session], None]
+
+
+class Rates(NamedTuple):
+    """Sample rates of a connection in Hz, as its client sees them; `check_rates` makes them."""
+
+    input: int
+    output: int
+
+
+def check_rates(input_rate: int, output_rate: int) -> Rates:
+    """The rates a client asks for.
+
+    Raises:
+        ProtocolError: one is not supported (`bad_rate`).
+    """
+    return Rates(check_rate(input_rate, "input_rate"), check_rate(output_rate, "output_rate"))
+
+
+class Session:
+    """One live conversation; outlives its connections by `limits.idle_s`. Replies are made at the output rate.
+
+    `start()` it, `attach()` receivers, `end()` it or let it end; `wait()` returns when everything of it is freed.
+    """
+
+    def __init__(
+        self, session_id: str, agent_name: str, agent: Agent, services: Services, host: Host, rates: Rates
+    ) -> None:
+        self.id = session_id
+        self.agent_name = agent_name
+        self.agent = agent
+        self.rates = rates
+        self.ended_reason: str | None = None
+        self._host = host
+        self._limits = host.limits
+        self._clock = host.clock
+        self.bus = Bus(session_id, host.clock)
+        self.bus.subscribe(host.observer(session_id))
+        advice = services.vad.advice
+        self._machine = turns.TurnMachine(agent.turns, advice.end_silence_ms)
+        self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
+        self._stt = services.stt.open(language=agent.language, on_partial=self._partial)
+        self._listener = Listener(services.vad.open(), advice, self._stt, host.clock, agent.turns.pause_ms, self._post)
+        self._voice = Voice(services.tts, agent.voice, agent.language, rates.output, host.limits.chunk_ms)
+        self._playout = Playout(
+            rates.output, host.limits, host.clock, host.pacer, self._send_audio, self._first_sent, self._drained
+        )
+        self.journal = Journal()
+        context = ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True))
+        self._stage = Stage(
+            clock=host.clock,
+            limits=host.limits,
+            journal=self.journal,
+            brain=Brain(agent, services.llm, services.tools, self.journal, context),
+            playout=self._playout,
+            publish=self._publish,
+            post=self._post,
+            straggler=host.straggler,
+            providers={"vad": agent.vad, "stt": agent.stt, "llm": agent.llm, "tts": agent.tts},
+        )
+        self._scope: TurnScope | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._turn_ids: dict[int, str] = {}
+        self._speech_turn = 0
+        self._decided_at = self._transcribed_at = self._wrote_at = 0.0
+        self._transcribing: asyncio.Task[None] | None = None
+        self._metrics: TurnMetrics | None = None
+        self._links: list[LocalLink] = []
+        self._speaker: LocalLink | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin the conversation; call once, on the event loop."""
+        self._task = asyncio.create_task(self._run(), name=self.id)
+
+    def end(self, reason: str, *, after_reply: bool = False) -> None:
+        """End the session, now or once the current reply has been heard. Returns at once; idempotent."""
+        self._post(turns.EndAsked(reason, after_reply))
+
+    async def wait(self) -> None:
+        """Until the session has ended and freed everything."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def close(self, reason: str) -> None:
+        """End the session and wait for it, at most `limits.close_ms`; idempotent."""
+        self.end(reason)
+        if self._task is None:
+            return
+        await asyncio.wait({self._task}, timeout=self._limits.close_ms / 1000)
+        if not self._task.done():
+            log.warning("session %s did not close in time and is cancelled", self.id)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=self._limits.close_ms / 1000)
+
+    async def _run(self) -> None:
+        reason = "error"
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._publish(self._started(self.rates))
+                if self.agent.greeting:
+                    self._post(turns.SayAsked(self.agent.greeting))
+                self._idle()
+                reason = await self._control()
+                if self._transcribing is not None:
+                    self._transcribing.cancel()
+        except asyncio.CancelledError:
+            reason = "cancelled"
+        except Exception:
+            log.exception("session %s failed", self.id)
+            self._publish(
+                Error(code="internal", message="The session failed.", fix="The server's log has the traceback.")
+            )
+        finally:
+            await self._free(reason)
+
+    async def _control(self) -> str:
+        async for event in self._inbox:
+            scope = self._scope
+            if isinstance(event, turns.ReplyOver) and scope and scope.epoch == event.epoch and scope.committed:
+                # Before the machine hears of it: what it says next must come after this reply's end.
+                await self._finish_scope()
+            for command in self._machine.handle(event, self._clock.monotonic()):
+                if isinstance(command, turns.End):
+                    return command.reason
+                await self._execute(command)
+        return "overloaded"
+
+    async def _free(self, reason: str) -> None:
+        """The one way out: whatever happened before, this frees everything."""
+        self._inbox.close()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        if self._scope is not None:
+            scope, self._scope = self._scope, None
+            await scope.cancel("ended", self._silence_of(scope))
+        self._playout.clear()
+        try:
+            await self._stt.close()
+        except Exception:
+            log.exception("the STT stream of %s did not close", self.id)
+        self.ended_reason = reason
+        self._publish(SessionEnded(reason=reason))
+        for link in tuple(self._links):
+            self._links.remove(link)
+            link.receiver.on_closed(reason)
+        self._host.on_ended(self)
+
+    # -- connections
+
+    def attach(self, receiver: LinkReceiver, rates: Rates, *, audio: bool) -> LocalLink:
+        """Connect a client, which wants reply `audio` or only text. It is told `session.started` first.
+
+        Raises:
+            SessionError: the session is over.
+        """
+        if self._inbox.closed or self.ended_reason is not None:
+            raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
+        if self.bus.seq:
+            # A later comer: the event itself is history, so this copy carries the number of the last one published.
+            started = self._started(rates)
+            started.seq, started.at, started.session_id = self.bus.seq, self._clock.wall_ms(), self.id
+            receiver.on_event(started, encode(started))
+        link = LocalLink(self, receiver, rates, audio)
+        self._links.append(link)
+        self._stop_timer("idle")
+        return link
+
+    def _started(self, rates: Rates) -> SessionStarted:
+        return SessionStarted(agent=self.agent_name, input_rate=rates.input, output_rate=rates.output)
+
+    def detach(self, link: LocalLink) -> None:
+        """A client left. Idempotent."""
+        if link in self._links:
+            self._links.remove(link)
+            link.close()
+            if self._speaker is link:
+                self._speaker = None
+            self._idle()
+
+    def _idle(self) -> None:
+        """Nobody is connected: end after the grace period."""
+        if not self._links and not self._inbox.closed:
+            self._arm("idle", self._limits.idle_s, lambda: self.end("idle"))
+
+    def hear(self, link: LocalLink, pcm: bytes) -> None:
+        """User audio, PCM16 at 16 kHz; of several clients the first that sends audio is the speaker."""
+        if self._speaker is None:
+            self._speaker = link
+        if self._speaker is link and not self._inbox.closed:
+            self._listener.feed(pcm)
+
+    def obey(self, link: LocalLink, command: ClientCommand) -> None:
+        """Do what a client wants.
+
+        Raises:
+            ProtocolError: it cannot be done.
+        """
+        match command:
+            case Playback(reply_id=reply_id, played_ms=played_ms):
+                if self._scope is not None and self._scope.entry.reply_id == reply_id:
+                    self._playout.report(played_ms)
+            case Text(text=text):
+                if not text.strip():
+                    raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
+                if len(text) > self._limits.text_chars:
+                    raise ProtocolError(
+                        f"The text has {len(text)} characters; at most {self._limits.text_chars} are taken.",
+                        code="text_too_long",
+                        fix="Send it in parts.",
+                    )
+                if len(self._inbox) > self._limits.inbox // 2:
+                    raise ProtocolError(
+                        "Messages come too fast.", code="too_fast", fix="Wait for the answers.", retryable=True
+                    )
+                self._wrote_at = self._clock.monotonic()
+                self._post(turns.UserWrote(text.strip()))
+            case Interrupt():
+                self._post(turns.InterruptAsked())
+            case End(reason=reason):
+                self.end(reason[:80] or "client_ended")
+            case Ping(t=t):
+                pong = Pong(t=t)
+                link.receiver.on_event(pong, encode(pong))
+            case Dtmf(digits=digits):
+                raise ProtocolError(f"Keys ({digits[:20]!r}) are not used by this agent.", code="dtmf_unused")
+            case Configure():
+                raise ProtocolError(
+                    "This connection is already configured.",
+                    code="already_configured",
+                    fix="Connect again to change it.",
+                )
+
+    def complain(self, error: RejoinderError) -> None:
+        """Tell everybody connected of an error that does not end the session."""
+        self._publish(Error.of(error))
+
+    # -- the control loop's hands
+
+    async def _execute(self, command: turns.Command) -> None:
+        match command:
+            case turns.TellSpeech(what, turn, silence_ms):
+                self._tell_speech(what, turn, silence_ms)
+            case turns.Transcribe(_, attempt):
+                self._transcribe(attempt)
+            case turns.Propose(epoch, turn, text):
+                self._propose(epoch, turn, text)
+            case turns.Commit(_, turn, speculated):
+                self._commit(turn, speculated)
+            case turns.Discard():
+                if self._scope is not None:
+                    scope, self._scope = self._scope, None
+                    await scope.cancel(None, lambda played_ms: None)
+            case turns.CancelReply(_, reason):
+                if self._scope is not None:
+                    scope, self._scope = self._scope, None
+                    await scope.cancel(reason, self._silence_of(scope))
+            case turns.Say(epoch, turn, text):
+                await self._finish_scope()
+                entry = self.journal.propose(self._turn_id(turn), new_id("rep"), None)
+                timer = TurnTimer(self._clock.monotonic())
+                self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), text)
+                self._scope.commit(speculated=False)
+            case turns.DropTurn(turn, failed):
+                self._publish(Transcript(turn_id=self._turn_id(turn), text="", final=True))
+                if failed:
+                    self._publish(
+                        Error(code="no_transcript", message="The speech could not be transcribed.", retryable=True)
+                    )
+            case turns.EndUtterance():
+                self._listener.end_utterance()
+            case turns.ArmTimer(name, at):
+                self._arm(name, at - self._clock.monotonic(), lambda: self._post(turns.TimerFired(name)))
+            case turns.StopTimer(name):
+                self._stop_timer(name)
+
+    def _tell_speech(self, what: str, turn: int, silence_ms: int) -> None:
+        turn_id = self._turn_id(turn)
+        match what:
+            case "started" | "resumed":
+                self._speech_turn = turn
+                self._publish(SpeechStarted(turn_id=turn_id))
+                self._watch()
+            case "paused":
+                self._publish(SpeechPaused(turn_id=turn_id))
+            case "stopped":
+                self._decided_at = self._clock.monotonic()
+                self._publish(SpeechStopped(turn_id=turn_id, silence_ms=silence_ms))
+
+    def _watch(self) -> None:
+        """While the user speaks, look that their audio keeps coming."""
+        if not self._listener.stall(_STALL_S) and self._listener.speaking:
+            self._arm("stall", _STALL_S / 2, self._watch)
+
+    def _propose(self, epoch: int, turn: int, text: str) -> None:
+        spoken = turn == self._speech_turn
+        timer = TurnTimer(self._listener.last_speech_at if spoken else self._wrote_at)
+        if spoken:
+            timer.mark("transcript", self._transcribed_at)
+        entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
+        self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible())
+
+    def _commit(self, turn: int, speculated: bool) -> None:
+        scope = self._scope
+        if scope is None or scope.entry.user_text is None:
+            return
+        spoken = turn == self._speech_turn
+        scope.timer.mark("decision", self._decided_at if spoken else self._clock.monotonic())
+        if spoken:
+            self._publish(Transcript(turn_id=scope.entry.turn_id, text=scope.entry.user_text, final=True))
+        scope.commit(speculated)
+
+    async def _finish_scope(self) -> None:
+        if self._scope is not None:
+            scope, self._scope = self._scope, None
+            await scope.finish()
+
+    def _transcribe(self, attempt: int) -> None:
+        if self._transcribing is not None:
+            self._transcribing.cancel()
+        assert self._group is not None
+        self._transcribing = self._group.create_task(self._flush(attempt))
+
+    async def _flush(self, attempt: int) -> None:
+        text: str | None = None
+        try:
+            text = await self._stt.flush()
+        except RejoinderError as error:
+            self.complain(error)
+        except Exception:
+            log.exception("STT failed in %s", self.id)
+        self._transcribed_at = self._clock.monotonic()
+        self._post(turns.TranscriptReady(attempt, text))
+
+    # -- small things
+
+    def _post(self, event: turns.Input) -> None:
+        if not self._inbox.closed and not self._inbox.send_nowait(event):
+            # Only a defect can fill it: what clients send is limited in `obey`, everything else answers a command.
+            log.error("the inbox of %s is full; the session is ended", self.id)
+            self._inbox.close()
+
+    def _publish(self, event: ServerEvent) -> None:
+        if isinstance(event, TurnMetrics):
+            self._metrics = event
+        self.bus.publish(event)
+
+    def _partial(self, text: str) -> None:
+        if self._machine.user in ("speaking", "pausing") and text:
+            self._publish(Transcript(turn_id=self._turn_id(self._speech_turn), text=text, final=False))
+
+    def _silence_of(self, scope: TurnScope) -> Callable[[float], None]:
+        return lambda played_ms: self._publish(ClearAudio(reply_id=scope.entry.reply_id, played_ms=round(played_ms)))
+
+    def _audible(self) -> Voice | None:
+        return self._voice if any(link.audio for link in self._links) else None
+
+    def _send_audio(self, pcm: bytes) -> None:
+        for link in self._links:
+            if link.audio:
+                link.deliver(pcm)
+
+    def _first_sent(self, epoch: int) -> None:
+        if self._scope is not None and self._scope.epoch == epoch:
+            self._scope.sent()
+
+    def _drained(self, epoch: int) -> None:
+        self._post(turns.ReplyOver(epoch))
+
+    def _turn_id(self, turn: int) -> str:
+        if turn not in self._turn_ids:
+            self._turn_ids[turn] = new_id("turn")
+            self._turn_ids.pop(turn - 16, None)
+        return self._turn_ids[turn]
+
+    def _last_metrics(self) -> Mapping[str, Any] | None:
+        metrics = self._metrics
+        if metrics is None:
+            return None
+        return {
+            "response_ms": metrics.response_us / 1000,
+            "spans": {span.name: span.us / 1000 for span in metrics.spans},
+        }
+
+    def _arm(self, name: str, delay: float, call: Callable[[], object]) -> None:
+        self._stop_timer(name)
+        self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, delay), call)
+
+    def _stop_timer(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
+
+
+class LocalLink:
+    """The in-process `SessionLink`: direct calls, no queue."""
+
+    def __init__(self, session: Session, receiver: LinkReceiver, rates: Rates, audio: bool) -> None:
+        self.session_id = session.id
+        self.receiver = receiver
+        self.audio = audio
+        self._session = session
+        self._input = Resampler(rates.input, ENGINE_RATE)
+        self._output = Resampler(session.rates.output, rates.output)
+        self._unsubscribe = session.bus.subscribe(receiver.on_event)
+
+    def send_audio(self, pcm: bytes) -> None:
+        """User audio: PCM16 mono at the link's input rate.
+
+        Raises:
+            ProtocolError: not a whole number of samples (`odd_audio`).
+        """
+        if len(pcm) % SAMPLE_BYTES:
+            raise ProtocolError(
+                f"An audio frame of {len(pcm)} bytes is no whole number of 16-bit samples.",
+                code="odd_audio",
+                fix="Send PCM16 mono, little-endian: two bytes a sample.",
+            )
+        self._session.hear(self, self._input.process(pcm))
+
+    def send_command(self, command: ClientCommand) -> None:
+        """What the user wants.
+
+        Raises:
+            ProtocolError: it cannot be done.
+        """
+        self._session.obey(self, command)
+
+    def deliver(self, pcm: bytes) -> None:
+        """Reply audio at the session's output rate."""
+        if converted := self._output.process(pcm):
+            self.receiver.on_audio(converted)
+
+    def close(self) -> None:
+        """Leave. Idempotent."""
+        self._unsubscribe()
+        self._session.detach(self)

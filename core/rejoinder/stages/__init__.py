@@ -1,0 +1,1 @@
+"""The stages of a turn: listen, brain, voice, playout."""

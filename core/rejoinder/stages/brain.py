@@ -1,0 +1,86 @@
+"""Thinks: history goes to the LLM, its text streams out, its tool calls are run and fed back, for a few rounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
+from rejoinder.journal import Entry, Journal, ToolRound
+from rejoinder.providers import LlmProvider, LlmRequest, Tool, ToolCall, ToolContext
+from rejoinder.settings import Agent
+from rejoinder.tools import run_tool
+
+
+@dataclass(frozen=True, slots=True)
+class Brain:
+    """What an agent thinks with; shared by all replies of a session."""
+
+    agent: Agent
+    llm: LlmProvider
+    tools: Mapping[str, Tool]
+    journal: Journal
+    context: ToolContext
+
+    async def think(
+        self, entry: Entry, committed: Callable[[], Awaitable[object]], tell: Callable[[ServerEvent], None]
+    ) -> AsyncGenerator[str, None]:
+        """The text of the reply to `entry`, piece by piece.
+
+        A tool with side effects waits for `committed()`. `tell` gets `ToolCalled` and `ToolReturned`.
+
+        Raises (while iterating):
+            ProviderError: the LLM failed.
+        """
+        schemas = tuple(tool.schema() for tool in self.tools.values())
+        for round_number in range(self.agent.max_tool_rounds + 1):
+            request = LlmRequest(
+                self.journal.messages(self.agent.instructions, self.agent.history_messages, entry),
+                # In the last round the model gets no tools, so it has to answer.
+                schemas if round_number < self.agent.max_tool_rounds else (),
+                self.agent.max_tokens,
+                self.agent.temperature,
+            )
+            calls: list[ToolCall] = []
+            async with aclosing(self.llm.stream(request)) as deltas:
+                async for delta in deltas:
+                    if isinstance(delta, ToolCall):
+                        calls.append(delta)
+                    elif delta:
+                        yield delta
+            if not calls:
+                return
+            if entry.text and not entry.text[-1].isspace():
+                yield " "
+            await self._run(calls, entry, committed, tell)
+
+    async def _run(
+        self,
+        calls: list[ToolCall],
+        entry: Entry,
+        committed: Callable[[], Awaitable[object]],
+        tell: Callable[[ServerEvent], None],
+    ) -> None:
+        tool_round = ToolRound(tuple(calls))
+        entry.rounds.append(tool_round)
+
+        async def run(call: ToolCall) -> None:
+            tool = self.tools.get(call.name)
+            if tool is None or tool.side_effects:
+                await committed()
+            tell(ToolCalled(reply_id=entry.reply_id, call_id=call.id, name=call.name, arguments=call.arguments))
+            returned = ToolReturned(
+                reply_id=entry.reply_id, call_id=call.id, name=call.name, status="cancelled", result=""
+            )
+            try:
+                result = await run_tool(self.tools, call, self.context, self.agent.tool_timeout_ms / 1000)
+                tool_round.results[call.id] = returned.result = result.text
+                returned.status = result.status
+            finally:
+                tell(returned)
+
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(run(call))

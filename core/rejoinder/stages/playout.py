@@ -1,0 +1,251 @@
+"""Plays: a bounded queue of reply audio, sent a little ahead of the clock, never far beyond what was played.
+
+One `Pacer` ticks for all sessions of a process; a `Playout` belongs to a session and plays one reply at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rejoinder.audio import FRAME_MS, byte_count
+from rejoinder.channel import Channel, ChannelClosed
+from rejoinder.clock import Clock
+from rejoinder.metrics import Jitter
+from rejoinder.settings import Limits
+
+log = logging.getLogger(__name__)
+_SILENT_CLIENT_S = 2.0
+"""A client that reported and then says nothing for this long is paced by the clock instead."""
+
+
+class Pacer:
+    """The one ticker of a process: calls every playing `Playout` each 20 ms, and sleeps while none plays."""
+
+    def __init__(self) -> None:
+        self._playing: dict[Playout, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+
+    def add(self, playout: Playout) -> None:
+        """Tick `playout` from now on."""
+        self._playing[playout] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._next = loop.time() + FRAME_MS / 1000
+            self._timer = loop.call_at(self._next, self._tick)
+
+    def remove(self, playout: Playout) -> None:
+        """Tick `playout` no more."""
+        self._playing.pop(playout, None)
+
+    def close(self) -> None:
+        """Stop ticking."""
+        self._playing.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        for playout in tuple(self._playing):
+            try:
+                playout.tick()
+            except Exception:
+                log.exception("a playout failed and is stopped")
+                self.remove(playout)
+        if not self._playing:
+            self._timer = None
+            return
+        loop = asyncio.get_running_loop()
+        # On an absolute grid, so that late ticks do not add up; after a stall it does not try to catch up tick by tick.
+        self._next = max(self._next + FRAME_MS / 1000, loop.time())
+        self._timer = loop.call_at(self._next, self._tick)
+
+
+class Playout:
+    """A session's mouth at `rate` Hz. `send` gets PCM16; `on_sent(epoch)` the first time; `on_drained(epoch)` when
+    all of a finished reply has been played.
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        limits: Limits,
+        clock: Clock,
+        pacer: Pacer,
+        send: Callable[[bytes], None],
+        on_sent: Callable[[int], None],
+        on_drained: Callable[[int], None],
+    ) -> None:
+        self.rate = rate
+        self._limits = limits
+        self._clock = clock
+        self._pacer = pacer
+        self._send = send
+        self._on_sent = on_sent
+        self._on_drained = on_drained
+        self._bytes_per_ms = byte_count(1000, rate) / 1000
+        self._frame_bytes = byte_count(FRAME_MS, rate)
+        self._epoch = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: Channel[bytes] = Channel(self._limits.playout_chunks)
+        self._head = memoryview(b"")
+        self._gate_open = False
+        self._finished = False
+        self._pushed = 0
+        self._sent = 0
+        # The playhead: it was at `_base_ms` at `_base_at` and moves with the clock until it reaches what was sent.
+        self._base_ms = 0.0
+        self._base_at: float | None = None
+        self._reported_ms = 0.0
+        self._reported_at: float | None = None
+        self.first_play_at: float | None = None
+        self.jitter = Jitter()
+
+    # -- the reply's side
+
+    def begin(self, epoch: int) -> None:
+        """A new reply, its output held back until `open_gate`."""
+        self._queue.close()
+        self._reset()
+        self._epoch = epoch
+
+    async def push(self, epoch: int, pcm: bytes) -> None:
+        """Queue audio, waiting while the queue is full; audio of an old reply is dropped."""
+        if epoch != self._epoch or not pcm:
+            return
+        try:
+            await self._queue.send(pcm)
+        except ChannelClosed:
+            return
+        self._pushed += len(pcm)
+        if self._gate_open and self._base_at is None:
+            self.tick()
+
+    @property
+    def pushed_ms(self) -> float:
+        """Length of all audio of this reply so far, sent or queued."""
+        return self._pushed / self._bytes_per_ms
+
+    def open_gate(self, epoch: int) -> None:
+        """The reply may be heard: what is queued leaves at once."""
+        if epoch == self._epoch and not self._gate_open:
+            self._gate_open = True
+            self._pacer.add(self)
+            self.tick()
+
+    def finish(self, epoch: int) -> None:
+        """No more audio comes for this reply."""
+        if epoch == self._epoch:
+            self._finished = True
+            if self._gate_open:
+                self.tick()
+
+    def clear(self) -> float:
+        """Drop everything of the current reply, which is over; the milliseconds of it that were played."""
+        played = self.played_ms()
+        self._epoch = 0
+        self._pacer.remove(self)
+        self._queue.close()
+        self._queue.clear()
+        self._head = memoryview(b"")
+        return played
+
+    # -- the client's side
+
+    def report(self, played_ms: float) -> None:
+        """The client says how much of the current reply it has played, in ms."""
+        if self._sent == 0:
+            return
+        now = self._clock.monotonic()
+        if played_ms > 0 and self.first_play_at is None:
+            self.first_play_at = now - played_ms / 1000 if self._reported_at is None else now
+        self._reported_ms = min(max(self._reported_ms, played_ms), self.sent_ms)
+        self._reported_at = now
+
+    @property
+    def sent_ms(self) -> float:
+        """Length of the audio sent."""
+        return self._sent / self._bytes_per_ms
+
+    @property
+    def estimated(self) -> bool:
+        """Whether what was played is known from the clock alone."""
+        return self._reported_at is None or self._clock.monotonic() - self._reported_at > _SILENT_CLIENT_S
+
+    def played_ms(self) -> float:
+        """What was played of the current reply: what the client says, else what the clock says."""
+        if self._reported_at is not None and not self.estimated:
+            return self._reported_ms
+        return max(self._reported_ms, self._playhead(self._clock.monotonic()))
+
+    def _playhead(self, now: float) -> float:
+        if self._base_at is None:
+            return self._base_ms
+        return min(self.sent_ms, self._base_ms + (now - self._base_at) * 1000)
+
+    # -- time
+
+    def tick(self) -> None:
+        """Send what is due. Called every 20 ms while a reply is playing."""
+        now = self._clock.monotonic()
+        playhead = self._playhead(now)
+        if self._base_at is not None and playhead >= self.sent_ms:
+            # Ran dry (or is done): the playhead waits at the end of what was sent until more comes.
+            self._base_at = None
+            self._base_ms = self.sent_ms
+            self.jitter.restart()
+        ahead = self._limits.lead_ms - (self.sent_ms - playhead)
+        if self._reported_at is not None and not self.estimated:
+            ahead = min(ahead, self._limits.credit_ms - (self.sent_ms - self._reported_ms))
+        if ahead >= FRAME_MS:
+            self._send_due(int(ahead // FRAME_MS) * self._frame_bytes, now)
+        if self._finished and not self._head and not len(self._queue) and self._is_played(now):
+            epoch = self._epoch
+            self._pacer.remove(self)
+            self._on_drained(epoch)
+
+    def _send_due(self, limit: int, now: float) -> None:
+        pcm = self._take(limit)
+        if not pcm:
+            return
+        first = self._sent == 0
+        if self._base_at is None:
+            self._base_at = now
+            self._base_ms = self.sent_ms
+        due = self._base_at + max(0.0, self.sent_ms - self._base_ms - self._limits.lead_ms) / 1000
+        self.jitter.packet(now, due)
+        self._sent += len(pcm)
+        self._send(pcm)
+        if first:
+            self._on_sent(self._epoch)
+
+    def _take(self, limit: int) -> bytes:
+        """At most `limit` bytes, in whole frames but for the end of the reply."""
+        parts = []
+        taken = 0
+        while taken < limit:
+            if not self._head:
+                pcm = self._queue.receive_nowait()
+                if pcm is None:
+                    break
+                self._head = memoryview(pcm)
+            part = self._head[: limit - taken]
+            self._head = self._head[len(part) :]
+            parts.append(part)
+            taken += len(part)
+        odd = taken % self._frame_bytes
+        if odd and not self._finished:
+            # The queue ran dry in the middle of a frame; the rest of it waits for the next piece.
+            joined = b"".join(parts)
+            self._head = memoryview(joined)[taken - odd :]
+            return joined[: taken - odd]
+        return b"".join(parts)
+
+    def _is_played(self, now: float) -> bool:
+        if self._reported_at is not None and not self.estimated:
+            return self._reported_ms >= self.sent_ms - FRAME_MS
+        return self._playhead(now) >= self.sent_ms

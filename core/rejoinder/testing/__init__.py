@@ -1,0 +1,1 @@
+"""The test kit: virtual time, scripted providers, a session pilot."""

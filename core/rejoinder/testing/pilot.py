@@ -1,0 +1,161 @@
+"""Drives one session in virtual time: speak, be silent, write, and look at what came when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from rejoinder.audio import FRAME_MS
+from rejoinder.clock import LoopClock
+from rejoinder.events import ClientCommand, Event, Playback, ReplyFinished, ReplyStarted, ServerEvent, Text
+from rejoinder.link import SessionLink
+from rejoinder.providers import Tool
+from rejoinder.session import Host, Rates, Services, Session
+from rejoinder.settings import Agent, Limits
+from rejoinder.stages.playout import Pacer
+from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, silence, tone
+
+E = TypeVar("E", bound=Event)
+
+
+class SessionPilot:
+    """A client of one session: everything it receives is kept in `log` as (time in s, event or audio bytes).
+
+    With `reports` it tells the session what it has played, from a playhead of its own.
+    """
+
+    def __init__(self, *, reports: bool = False) -> None:
+        self.log: list[tuple[float, ServerEvent | bytes]] = []
+        self.closed_reason: str | None = None
+        self.session: Session
+        self.llm: ScriptedLlm
+        self.tts: ScriptedTts
+        self.stt: ScriptedStt
+        self._link: SessionLink
+        self._reports = reports
+
+    # -- LinkReceiver
+
+    def on_event(self, event: ServerEvent, data: bytes) -> None:
+        """Keep it."""
+        self.log.append((self.now, event))
+
+    def on_audio(self, pcm: bytes) -> None:
+        """Keep it."""
+        self.log.append((self.now, pcm))
+
+    def on_closed(self, reason: str) -> None:
+        """Keep it."""
+        self.closed_reason = reason
+
+    # -- what a test does
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return asyncio.get_running_loop().time()
+
+    async def speak(self, ms: float) -> None:
+        """Send `ms` of loud audio in real time."""
+        await self._send(tone(FRAME_MS), ms)
+
+    async def pause(self, ms: float) -> None:
+        """Send `ms` of silence in real time."""
+        await self._send(silence(FRAME_MS), ms)
+
+    async def turn(self, speech_ms: float = 1000, silence_ms: float = 1000) -> None:
+        """Speak, then be silent."""
+        await self.speak(speech_ms)
+        await self.pause(silence_ms)
+
+    def write(self, text: str) -> None:
+        """Send a text message."""
+        self.command(Text(text=text))
+
+    def command(self, command: ClientCommand) -> None:
+        """Send any command."""
+        self._link.send_command(command)
+
+    async def until(self, kind: type[E], count: int = 1, limit_s: float = 60) -> E:
+        """Wait, sending silence, for the `count`-th event of `kind`."""
+        async with asyncio.timeout(limit_s):
+            while len(found := self.events(kind)) < count:
+                await self.pause(FRAME_MS)
+        return found[count - 1]
+
+    # -- what a test looks at
+
+    def events(self, kind: type[E]) -> list[E]:
+        """All events of `kind` so far."""
+        return [item for _, item in self.log if isinstance(item, kind)]
+
+    def at(self, kind: type[Event], index: int = 0) -> float:
+        """When an event of `kind` came, in s."""
+        return [at for at, item in self.log if isinstance(item, kind)][index]
+
+    def audio(self, start: float = 0.0, end: float = float("inf")) -> bytes:
+        """All audio received in a span of time."""
+        return b"".join(item for at, item in self.log if isinstance(item, bytes) and start <= at < end)
+
+    async def _send(self, frame: bytes, ms: float) -> None:
+        for _ in range(round(ms / FRAME_MS)):
+            self._link.send_audio(frame)
+            if self._reports:
+                self._report()
+            await asyncio.sleep(FRAME_MS / 1000)
+
+    def _report(self) -> None:
+        started = [(at, item) for at, item in self.log if isinstance(item, ReplyStarted)]
+        if not started or any(e.reply_id == started[-1][1].reply_id for e in self.events(ReplyFinished)):
+            return
+        since, event = started[-1]
+        first = next((at for at, item in self.log if isinstance(item, bytes) and at >= since), None)
+        if first is not None:
+            received = len(self.audio(since)) / (2 * self.session.rates.output) * 1000
+            played = min(received, (self.now - first) * 1000)
+            self.command(Playback(reply_id=event.reply_id, played_ms=played))
+
+
+@asynccontextmanager
+async def pilot(
+    *,
+    agent: Agent | None = None,
+    limits: Limits | None = None,
+    stt: ScriptedStt | None = None,
+    llm: ScriptedLlm | None = None,
+    tts: ScriptedTts | None = None,
+    tools: Sequence[Tool] = (),
+    audio: bool = True,
+    reports: bool = False,
+    observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
+) -> AsyncIterator[SessionPilot]:
+    """A running session on scripted providers and its pilot; closed at the end, with nothing left behind."""
+    client = SessionPilot(reports=reports)
+    client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts or ScriptedTts()
+    services = Services(ScriptedVad(), client.stt, client.llm, client.tts, {tool.name: tool for tool in tools})
+    pacer = Pacer()
+    stragglers: list[asyncio.Task[None]] = []
+    host = Host(
+        limits=limits or Limits(),
+        clock=LoopClock(),
+        pacer=pacer,
+        observer=lambda session_id: observer,
+        straggler=stragglers.append,
+        on_ended=lambda session: None,
+    )
+    before = asyncio.all_tasks()
+    names = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts": "scripted"}
+    definition = (agent or Agent()).model_copy(update=names)
+    rates = Rates(16_000, client.tts.sample_rate)
+    client.session = Session("ses_pilot", "pilot", definition, services, host, rates)
+    client.session.start()
+    client._link = client.session.attach(client, rates, audio=audio)
+    try:
+        yield client
+    finally:
+        await client.session.close("test_over")
+        pacer.close()
+        left = asyncio.all_tasks() - before - set(stragglers)
+        assert not left, f"tasks left behind: {left}"

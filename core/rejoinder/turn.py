@@ -1,0 +1,288 @@
+"""One answer: brain, voice and playout in one task group, with an epoch; the unit of cancellation.
+
+Nothing of a reply is seen or heard before it is committed: its events wait here, its audio behind the playout's gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from rejoinder.channel import Channel
+from rejoinder.clock import Clock
+from rejoinder.errors import RejoinderError
+from rejoinder.events import Error, ReplyFinished, ReplyStarted, ReplyText, ServerEvent, TurnCommitted, TurnMetrics
+from rejoinder.journal import Entry, Journal
+from rejoinder.metrics import TurnTimer
+from rejoinder.settings import Limits
+from rejoinder.stages.brain import Brain
+from rejoinder.stages.chunker import Chunker
+from rejoinder.stages.playout import Playout
+from rejoinder.stages.voice import Voice
+from rejoinder.turns.machine import Input, ReplyHeard, ReplyOver
+
+log = logging.getLogger(__name__)
+EndReason = Literal["completed", "interrupted", "failed", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What every reply of a session works with."""
+
+    clock: Clock
+    limits: Limits
+    journal: Journal
+    brain: Brain
+    playout: Playout
+    publish: Callable[[ServerEvent], None]
+    post: Callable[[Input], None]
+    straggler: Callable[[asyncio.Task[None]], None]
+    """Takes over a task that did not end in time."""
+    providers: dict[str, str]
+
+
+class _Played(NamedTuple):
+    ms: float
+    sent: bool
+    estimated: bool
+    jitter: float
+
+
+class TurnScope:
+    """The life of one reply. `voice` is None where nobody listens; `fixed_text` is said without asking the LLM."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        epoch: int,
+        entry: Entry,
+        timer: TurnTimer,
+        voice: Voice | None,
+        fixed_text: str | None = None,
+    ) -> None:
+        self.epoch = epoch
+        self.entry = entry
+        self.timer = timer
+        self._stage = stage
+        self._voice = voice
+        self._fixed_text = fixed_text
+        self._committed = asyncio.Event()
+        self._held: list[ServerEvent] | None = []
+        self._over = False
+        self._speculated = False
+        self._reason: EndReason = "completed"
+        stage.playout.begin(epoch)
+        self._host = asyncio.create_task(self._run(), name=f"reply {epoch} of {entry.turn_id}")
+
+    # -- what the session's control loop does with it
+
+    @property
+    def committed(self) -> bool:
+        """Whether it may be heard."""
+        return self._held is None
+
+    def commit(self, speculated: bool) -> None:
+        """The user's turn is over: tell, open the gate, let side effects happen."""
+        stage = self._stage
+        self._speculated = speculated
+        stage.journal.commit(self.entry)
+        if self.entry.user_text is not None:
+            stage.publish(TurnCommitted(turn_id=self.entry.turn_id, text=self.entry.user_text))
+        stage.publish(ReplyStarted(reply_id=self.entry.reply_id, turn_id=self.entry.turn_id))
+        held, self._held = self._held or [], None
+        for event in held:
+            stage.publish(event)
+        self._committed.set()
+        if self._voice is not None:
+            stage.playout.open_gate(self.epoch)
+
+    def sent(self) -> None:
+        """Its first audio has left."""
+        self.timer.mark("sent", self._stage.clock.monotonic())
+        self._stage.post(ReplyHeard(self.epoch))
+
+    async def cancel(self, reason: EndReason | None, silence: Callable[[float], None]) -> None:
+        """Stop at once. `silence(played_ms)` tells the client; with `reason` None (never committed) there is no trace.
+
+        The playout is cleared and the client told before the producers are waited for: their output is mute already,
+        so a slow one must not delay the silence.
+        """
+        self._host.cancel()
+        if self._over:
+            return
+        played = self._stop_playing()
+        if reason is not None and played.sent:
+            silence(played.ms)
+        await self._gone()
+        if reason is not None:
+            self._finish(reason, played)
+        self._over = True
+
+    async def finish(self) -> None:
+        """It is over, because all of it has been heard (without audio: sent) or because it failed: write that down."""
+        if not self._over:
+            self._finish(self._reason, self._stop_playing())
+            self._over = True
+        await self._gone()
+
+    async def _gone(self) -> None:
+        """Wait for the host task, but not for ever: a producer that swallows its cancellation is mute by its epoch."""
+        if self._host.done():
+            return
+        await asyncio.wait({self._host}, timeout=self._stage.limits.cancel_ms / 1000)
+        if not self._host.done():
+            log.warning("%s ignores its cancellation and is let go", self._host.get_name())
+            self._stage.straggler(self._host)
+
+    def _stop_playing(self) -> _Played:
+        """Empty the playout, and what is to be known of it first."""
+        playout = self._stage.playout
+        if playout.first_play_at is not None:
+            self.timer.mark("played", playout.first_play_at)
+        sent, estimated, jitter = playout.sent_ms > 0, playout.estimated, playout.jitter.value
+        return _Played(playout.clear(), sent, estimated, jitter)
+
+    def _finish(self, reason: EndReason, played: _Played) -> None:
+        entry, stage = self.entry, self._stage
+        if self._voice is None:
+            heard = entry.text
+        elif reason == "completed":
+            heard = " ".join(segment.text for segment in entry.segments)
+        else:
+            heard = entry.heard(played.ms)
+        stage.journal.finish(entry, heard.strip())
+        stage.publish(
+            ReplyFinished(
+                reply_id=entry.reply_id,
+                turn_id=entry.turn_id,
+                reason=reason,
+                text=entry.text.strip(),
+                heard_text=heard.strip(),
+                played_ms=round(played.ms),
+                estimated=played.estimated,
+            )
+        )
+        spans = self.timer.spans()
+        if spans and entry.user_text is not None:
+            stage.publish(
+                TurnMetrics(
+                    turn_id=entry.turn_id,
+                    reply_id=entry.reply_id,
+                    response_us=sum(span.us for span in spans),
+                    spans=spans,
+                    jitter_us=round(played.jitter * 1_000_000),
+                    speculated=self._speculated,
+                    providers=stage.providers,
+                )
+            )
+
+    # -- the host task and its stages
+
+    async def _run(self) -> None:
+        stage = self._stage
+        try:
+            if self._voice is None:
+                await self._write()
+                stage.post(ReplyOver(self.epoch))
+                return
+            chunks: Channel[str] = Channel(stage.limits.text_chunks)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._think(chunks))
+                group.create_task(self._speak(chunks, self._voice))
+            if stage.playout.pushed_ms > 0:
+                stage.playout.finish(self.epoch)
+            elif self.entry.rounds:
+                await self._committed.wait()
+                stage.post(ReplyOver(self.epoch))
+            else:
+                self._failed(
+                    RejoinderError("The language model answered nothing that can be said.", code="empty_reply")
+                )
+        except Exception as group_error:
+            error = _first(group_error)
+            if not isinstance(error, RejoinderError):
+                log.exception("reply %s of %s failed", self.epoch, self.entry.turn_id)
+                name = type(error).__name__
+                error = RejoinderError(f"The reply failed: {name}: {error}.", fix="The server's log has the traceback.")
+            self._failed(error)
+
+    def _failed(self, error: RejoinderError) -> None:
+        """Say so; what was already made is still played, then the reply ends as failed."""
+        self._reason = "failed"
+        self._tell(Error.of(error))
+        if self._voice is not None and self._stage.playout.pushed_ms > 0:
+            self._stage.playout.finish(self.epoch)
+        else:
+            self._stage.post(ReplyOver(self.epoch, failed=True))
+
+    def _tell(self, event: ServerEvent) -> None:
+        if self._over:
+            return
+        if self._held is None:
+            self._stage.publish(event)
+        else:
+            self._held.append(event)
+
+    async def _text(self) -> AsyncGenerator[str, None]:
+        """The reply's text as it comes, told and written into the journal."""
+        source = (
+            _once(self._fixed_text)
+            if self._fixed_text is not None
+            else self._stage.brain.think(self.entry, self._committed.wait, self._tell)
+        )
+        async with aclosing(source) as deltas:
+            async for delta in deltas:
+                if not self.entry.text:
+                    self.timer.mark("first_token", self._stage.clock.monotonic())
+                self.entry.text += delta
+                self._tell(ReplyText(reply_id=self.entry.reply_id, delta=delta))
+                yield delta
+
+    async def _write(self) -> None:
+        """Text only: every piece leaves as it comes."""
+        await self._committed.wait()
+        async with aclosing(self._text()) as deltas:
+            async for _ in deltas:
+                if "sent" not in self.timer:
+                    self.sent()
+
+    async def _think(self, chunks: Channel[str]) -> None:
+        chunker = Chunker()
+        try:
+            async with aclosing(self._text()) as deltas:
+                async for delta in deltas:
+                    for chunk in chunker.feed(delta):
+                        await self._chunk(chunk, chunks)
+            for chunk in chunker.finish():
+                await self._chunk(chunk, chunks)
+        finally:
+            chunks.close()
+
+    async def _chunk(self, chunk: str, chunks: Channel[str]) -> None:
+        self.timer.mark("first_chunk", self._stage.clock.monotonic())
+        await chunks.send(chunk)
+
+    async def _speak(self, chunks: Channel[str], voice: Voice) -> None:
+        playout = self._stage.playout
+        async for text in chunks:
+            segment = self.entry.speak(text, playout.pushed_ms)
+            async with aclosing(voice.speak(text)) as pieces:
+                async for pcm in pieces:
+                    self.timer.mark("first_audio", self._stage.clock.monotonic())
+                    await playout.push(self.epoch, pcm)
+            segment.end_ms = playout.pushed_ms
+
+
+async def _once(text: str) -> AsyncGenerator[str, None]:
+    yield text
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

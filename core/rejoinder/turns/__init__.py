@@ -1,0 +1,1 @@
+"""Turn-taking, decided without I/O."""
