@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_ABBREVIATIONS = frozenset("dr mr mrs ms prof st no vs etc e.g i.e a.m p.m approx jr sr".split())
+_ABBREVIATIONS = frozenset("dr mr mrs ms prof st vs etc e.g i.e a.m p.m approx jr sr".split())
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
 _CLAUSE_END = re.compile(r"[,;:—–](?=\s)|\s-(?=\s)")
 _FIRST_MIN = 6

@@ -16,6 +16,8 @@ from rejoinder.metrics import Jitter
 from rejoinder.settings import Limits
 
 log = logging.getLogger(__name__)
+_SLACK_MS = 1.0
+"""A tick that comes a little early must not put its frame off to the next one."""
 _SILENT_CLIENT_S = 2.0
 """A client that reported and then says nothing for this long is paced by the clock instead."""
 
@@ -201,8 +203,8 @@ class Playout:
         ahead = self._limits.lead_ms - (self.sent_ms - playhead)
         if self._reported_at is not None and not self.estimated:
             ahead = min(ahead, self._limits.credit_ms - (self.sent_ms - self._reported_ms))
-        if ahead >= FRAME_MS:
-            self._send_due(int(ahead // FRAME_MS) * self._frame_bytes, now)
+        if (frames := int((ahead + _SLACK_MS) // FRAME_MS)) > 0:
+            self._send_due(frames * self._frame_bytes, now)
         if self._finished and not self._head and not len(self._queue) and self._is_played(now):
             epoch = self._epoch
             self._pacer.remove(self)
@@ -216,7 +218,7 @@ class Playout:
         if self._base_at is None:
             self._base_at = now
             self._base_ms = self.sent_ms
-        due = self._base_at + max(0.0, self.sent_ms - self._base_ms - self._limits.lead_ms) / 1000
+        due = self._base_at + max(0.0, self.sent_ms - self._base_ms - self._limits.lead_ms + FRAME_MS) / 1000
         self.jitter.packet(now, due)
         self._sent += len(pcm)
         self._send(pcm)

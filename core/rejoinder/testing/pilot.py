@@ -99,6 +99,11 @@ class SessionPilot:
         """All audio received in a span of time."""
         return b"".join(item for at, item in self.log if isinstance(item, bytes) and start <= at < end)
 
+    def audio_after(self, kind: type[Event]) -> bytes:
+        """All audio received after the first event of `kind`, in the order of arrival."""
+        first = next(index for index, (_, item) in enumerate(self.log) if isinstance(item, kind))
+        return b"".join(item for _, item in self.log[first:] if isinstance(item, bytes))
+
     async def _send(self, frame: bytes, ms: float) -> None:
         for _ in range(round(ms / FRAME_MS)):
             self._link.send_audio(frame)

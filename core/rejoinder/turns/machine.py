@@ -282,6 +282,8 @@ class TurnMachine:
         else:
             self._discard_proposal()
             self._do(StopTimer("end_of_turn"), StopTimer("transcript"))
+            if self.user == "done":
+                self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
             self._do(TellSpeech("resumed", self._speech_turn))
         self.user = "speaking"
         self._forget_transcript()

@@ -1,0 +1,173 @@
+"""The playout in virtual time: ahead of the clock but not far, bounded by credit, silent after clear()."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from rejoinder.clock import LoopClock
+from rejoinder.settings import Limits
+from rejoinder.stages.playout import Pacer, Playout
+from rejoinder.testing.virtual_time import run_virtual
+
+RATE = 16_000
+
+
+def pcm(ms: int) -> bytes:
+    return bytes(ms * RATE // 1000 * 2)
+
+
+class Rig:
+    def __init__(self, **limits: int) -> None:
+        self.sent: list[tuple[float, int]] = []
+        self.first: list[int] = []
+        self.drained: list[tuple[float, int]] = []
+        self.pacer = Pacer()
+        self.playout = Playout(
+            RATE,
+            Limits.model_validate(limits),
+            LoopClock(),
+            self.pacer,
+            lambda data: self.sent.append((asyncio.get_running_loop().time(), len(data) * 1000 // (2 * RATE))),
+            self.first.append,
+            lambda epoch: self.drained.append((asyncio.get_running_loop().time(), epoch)),
+        )
+
+    def sent_ms(self) -> int:
+        return sum(ms for _, ms in self.sent)
+
+
+def run(test: Callable[[Rig], Coroutine[None, None, None]], **limits: int) -> Rig:
+    async def main() -> Rig:
+        rig = Rig(**limits)
+        await test(rig)
+        rig.pacer.close()
+        return rig
+
+    return run_virtual(main())
+
+
+def test_audio_leaves_a_little_ahead_of_the_clock_and_drains_on_time() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        rig.playout.open_gate(1)
+        await rig.playout.push(1, pcm(1000))
+        rig.playout.finish(1)
+        assert rig.sent == [(0.0, 200)]
+        await asyncio.sleep(0.5)
+        assert 680 <= rig.sent_ms() <= 720
+        await asyncio.sleep(1)
+
+    rig = run(test)
+    assert rig.sent_ms() == 1000
+    assert rig.first == [1]
+    assert rig.drained == [(pytest.approx(1.0, abs=0.03), 1)]
+    assert rig.playout.jitter.value < 1e-6
+
+
+def test_a_full_queue_makes_the_producer_wait() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        pushed = 0
+
+        async def produce() -> None:
+            nonlocal pushed
+            for _ in range(100):
+                await rig.playout.push(1, pcm(1000))
+                pushed += 1
+
+        producer = asyncio.ensure_future(produce())
+        await asyncio.sleep(10)
+        assert pushed == 5, "the gate is closed: only the queue's five chunks fit"
+        rig.playout.open_gate(1)
+        await asyncio.sleep(3)
+        assert pushed in (8, 9)
+        producer.cancel()
+
+    run(test, playout_chunks=5)
+
+
+def test_nothing_is_sent_before_the_gate_opens_nor_after_clear() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        await rig.playout.push(1, pcm(1000))
+        await asyncio.sleep(1)
+        assert rig.sent == []
+        rig.playout.open_gate(1)
+        await asyncio.sleep(0.3)
+        played = rig.playout.clear()
+        sent = rig.sent_ms()
+        assert played == pytest.approx(300, abs=1)
+        await rig.playout.push(1, pcm(1000))
+        rig.playout.open_gate(1)
+        await asyncio.sleep(2)
+        assert rig.sent_ms() == sent
+
+    run(test)
+
+
+def test_a_client_that_has_played_nothing_gets_no_more_than_its_credit() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        rig.playout.open_gate(1)
+        await rig.playout.push(1, pcm(1000))
+        await rig.playout.push(1, pcm(1000))
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            rig.playout.report(0)
+        assert rig.sent_ms() == 400
+        rig.playout.report(300)
+        await asyncio.sleep(0.5)
+        assert rig.sent_ms() == 700
+
+    run(test)
+
+
+def test_a_client_that_stops_reporting_is_paced_by_the_clock_again() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        rig.playout.open_gate(1)
+        await rig.playout.push(1, pcm(1000))
+        rig.playout.finish(1)
+        rig.playout.report(20)
+        await asyncio.sleep(1.5)
+        assert not rig.drained
+        await asyncio.sleep(1.5)
+        assert rig.drained
+        assert rig.playout.estimated
+
+    run(test)
+
+
+def test_a_gap_in_the_supply_moves_the_playhead_not_the_count() -> None:
+    async def test(rig: Rig) -> None:
+        rig.playout.begin(1)
+        rig.playout.open_gate(1)
+        await rig.playout.push(1, pcm(100))
+        await asyncio.sleep(5)
+        assert rig.playout.played_ms() == pytest.approx(100)
+        await rig.playout.push(1, pcm(400))
+        rig.playout.finish(1)
+        await asyncio.sleep(0.2)
+        assert rig.playout.played_ms() == pytest.approx(300, abs=21)
+        await asyncio.sleep(0.5)
+
+    rig = run(test)
+    assert rig.sent_ms() == 500
+    assert [epoch for _, epoch in rig.drained] == [1]
+
+
+def test_the_pacer_sleeps_while_nobody_plays() -> None:
+    async def test(rig: Rig) -> None:
+        assert rig.pacer._timer is None
+        rig.playout.begin(1)
+        rig.playout.open_gate(1)
+        await rig.playout.push(1, pcm(40))
+        rig.playout.finish(1)
+        assert rig.pacer._timer is not None
+        await asyncio.sleep(1)
+        assert rig.pacer._timer is None
+
+    run(test)
