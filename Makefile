@@ -1,0 +1,48 @@
+# make run: an agent you can talk to. make test: the whole test suite. Both make their environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: setup run test check bench clean
+
+setup: $(VENV)/.dev models
+
+run: $(VENV)/.run models
+	$(BIN)/rejoinder serve $(ARGS)
+
+test: $(VENV)/.dev models .speech/transcripts.tsv
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev models .speech/transcripts.tsv
+	$(BIN)/rejoinder bench --sessions 100
+	$(BIN)/rejoinder bench --voice
+
+.PHONY: models
+models: $(VENV)/.run
+	$(BIN)/rejoinder models pull
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet 'pip>=25.1'
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic,bench]' --group dev
+	touch $@
+
+# Recorded human speech for tests and benchmarks; without it (no Debian package tools) those tests say so and skip.
+.speech/transcripts.tsv: $(VENV)/.dev tests/fetch_speech.py
+	-$(BIN)/python tests/fetch_speech.py .speech
+
+clean:
+	rm -rf $(VENV) .speech build dist

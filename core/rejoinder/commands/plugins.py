@@ -1,0 +1,91 @@
+"""`rejoinder plugins`: which plugins there are, what they offer and why one does not load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import click
+
+from rejoinder.commands.report import table
+
+
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """One plugin: where it comes from, what it offers (`kind:name`) and what is wrong with it, if anything."""
+
+    name: str
+    distribution: str
+    version: str
+    enabled: bool
+    offers: list[str]
+    error: str | None
+    details: str
+
+    def json(self) -> dict[str, object]:
+        """As a JSON object, without the traceback."""
+        return {
+            "name": self.name,
+            "distribution": self.distribution,
+            "version": self.version,
+            "enabled": self.enabled,
+            "offers": self.offers,
+            "error": self.error,
+        }
+
+
+def inspect_plugins(disabled: Collection[str] = ()) -> list[PluginReport]:
+    """Load every installed plugin on its own and ask what it offers."""
+    from rejoinder.manager import ENTRY_POINTS, Plugins
+
+    reports = []
+    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+        if entry.name in disabled:
+            reports.append(PluginReport(entry.name, distribution, version, False, [], None, ""))
+            continue
+        plugins = Plugins()
+        plugins.add(entry.name, entry.load, distribution=distribution, version=version)
+        offers = [f"{provider.kind}:{provider.name}" for provider in plugins.providers()]
+        offers += [f"tool:{name}" for name in plugins.tools()]
+        offers += [f"model:{name}" for name in plugins.models()]
+        info = plugins.infos[entry.name]
+        reports.append(PluginReport(entry.name, distribution, version, True, offers, info.error, info.details))
+    return reports
+
+
+@click.group("plugins")
+def command() -> None:
+    """See the plugins."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of plugins that fail.")
+@click.pass_context
+def list_plugins(ctx: click.Context, as_json: bool, verbose: bool) -> None:
+    """List the plugins and what each offers; exit code 1 if one fails."""
+    from rejoinder.settings import load_settings
+
+    reports = inspect_plugins(load_settings().disabled_plugins)
+    if as_json:
+        click.echo(json.dumps([report.json() for report in reports], indent=2))
+    else:
+        rows = [
+            (
+                report.name,
+                report.distribution,
+                report.version,
+                "failed" if report.error else "ok" if report.enabled else "disabled",
+                report.error or ", ".join(report.offers),
+            )
+            for report in reports
+        ]
+        click.echo(table(("name", "distribution", "version", "state", "offers"), rows, words=5))
+    for report in reports:
+        if verbose and report.error:
+            click.echo(f"\n{report.name}:\n{report.details}", err=True)
+    if any(report.error for report in reports):
+        ctx.exit(1)

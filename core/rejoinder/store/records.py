@@ -1,0 +1,99 @@
+"""What the store gives back: one struct per table, times in Unix ms, spans in microseconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A place made ahead of a conversation; `session_id` is the session that was held in it, if any yet."""
+
+    id: str
+    agent: str
+    created_at: int
+    expires_at: int
+    session_id: str | None = None
+    closed_at: int | None = None
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died)."""
+
+    id: str
+    room_id: str | None
+    agent: str
+    started_at: int
+    ended_at: int | None
+    end_reason: str | None
+    input_rate: int
+    output_rate: int
+
+
+class SpanRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One contiguous piece of a turn's latency."""
+
+    name: str
+    us: int
+    hidden: bool
+
+
+class ToolCallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One tool call; `status` is None while it runs. `arguments` is JSON text as the model wrote it."""
+
+    id: str
+    reply_id: str
+    turn_id: str | None
+    name: str
+    arguments: str
+    status: str | None
+    result: str | None
+    called_at: int
+    returned_at: int | None
+
+
+class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn: what was said, what was answered, what of it was heard, and how long it took.
+
+    `number` counts from 1 within the session; `user_text` is None where the agent spoke first. `spans` sum to
+    `response_us`; both are missing until the first audio of the reply was played.
+    """
+
+    id: str
+    session_id: str
+    number: int
+    user_text: str | None
+    committed_at: int
+    reply_id: str | None
+    reply_text: str | None
+    heard_text: str | None
+    reply_reason: str | None
+    played_ms: int | None
+    estimated: bool | None
+    response_us: int | None
+    jitter_us: int | None
+    speculated: bool | None
+    providers: dict[str, str] | None
+    spans: list[SpanRecord]
+    tool_calls: list[ToolCallRecord]
+
+
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the conversation as both sides know it: what the user said, what they heard of the answer."""
+
+    id: int
+    session_id: str
+    turn_id: str | None
+    role: str
+    content: str
+    at: int
+    seq: int
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as it was published; `data` is its JSON text (`events.decode_event` reads it)."""
+
+    session_id: str
+    seq: int
+    at: int
+    type: str
+    data: str

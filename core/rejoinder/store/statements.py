@@ -1,0 +1,112 @@
+"""Every statement that writes, compiled once per database so that a row costs no more than its tuple."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from sqlalchemy import Dialect, Insert, Table, Update, bindparam, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from rejoinder.store import tables
+
+Row = tuple[Any, ...]
+
+
+class Write(enum.IntEnum):
+    """The writes, in the order in which a batch does them: parents before children, inserts before updates."""
+
+    ROOM = 0
+    SESSION = enum.auto()
+    TURN = enum.auto()
+    TOOL_CALL = enum.auto()
+    MESSAGE = enum.auto()
+    EVENT = enum.auto()
+    SPAN = enum.auto()
+    ROOM_JOINED = enum.auto()
+    ROOM_CLOSED = enum.auto()
+    SESSION_STARTED = enum.auto()
+    SESSION_ENDED = enum.auto()
+    TURN_COMMITTED = enum.auto()
+    TURN_REPLY = enum.auto()
+    TURN_FINISHED = enum.auto()
+    TURN_METRICS = enum.auto()
+    TOOL_RETURNED = enum.auto()
+
+
+_INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
+    Write.ROOM: (tables.rooms, ("id", "agent", "created_at", "expires_at")),
+    Write.SESSION: (tables.sessions, ("id", "room_id", "agent", "started_at", "input_rate", "output_rate")),
+    Write.TURN: (tables.turns, ("id", "session_id", "number", "user_text", "committed_at", "reply_id")),
+    Write.TOOL_CALL: (
+        tables.tool_calls,
+        ("reply_id", "id", "session_id", "turn_id", "name", "arguments", "called_at"),
+    ),
+    Write.MESSAGE: (tables.messages, ("session_id", "turn_id", "role", "content", "at", "seq")),
+    Write.EVENT: (tables.events, ("session_id", "seq", "at", "type", "data")),
+    Write.SPAN: (tables.spans, ("turn_id", "position", "name", "us", "hidden")),
+}
+
+# The columns set, then those that find the row: the order of the values in a tuple.
+_UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
+    Write.ROOM_JOINED: (tables.rooms, ("session_id",), ("id",)),
+    Write.ROOM_CLOSED: (tables.rooms, ("closed_at",), ("id",)),
+    Write.SESSION_STARTED: (tables.sessions, ("agent", "started_at", "input_rate", "output_rate"), ("id",)),
+    Write.SESSION_ENDED: (tables.sessions, ("ended_at", "end_reason"), ("id",)),
+    Write.TURN_COMMITTED: (tables.turns, ("user_text", "committed_at"), ("id",)),
+    Write.TURN_REPLY: (tables.turns, ("reply_id",), ("id",)),
+    Write.TURN_FINISHED: (
+        tables.turns,
+        ("reply_id", "reply_text", "heard_text", "reply_reason", "played_ms", "estimated"),
+        ("id",),
+    ),
+    Write.TURN_METRICS: (tables.turns, ("response_us", "jitter_us", "speculated", "providers"), ("id",)),
+    Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),
+}
+
+_IDENTIFYING = ("session_id", "turn_id", "reply_id", "id", "seq", "position")
+
+# A session may be taken up again by another process, which publishes its start once more.
+_REPEATABLE = {Write.SESSION}
+
+
+def describe(write: Write, row: Row) -> str:
+    """The table and key of `row`, for logs (never its contents)."""
+    if write in _INSERTS:
+        table, columns = _INSERTS[write]
+    else:
+        table, changed, keys = _UPDATES[write]
+        columns = changed + keys
+    values = dict(zip(columns, row, strict=True))
+    shown = (f"{name}={values[name]!r}" for name in _IDENTIFYING if name in values)
+    return f"{table.name} ({', '.join(shown)})"
+
+
+def compile_writes(dialect: Dialect, *, repeat: bool) -> list[str]:
+    """SQL text per `Write`, with positional parameters; with `repeat`, rows that are there already are left alone."""
+    return [_compile(write, dialect, repeat or write in _REPEATABLE) for write in Write]
+
+
+def _compile(write: Write, dialect: Dialect, repeat: bool) -> str:
+    statement: Insert | Update
+    if write in _INSERTS:
+        table, order = _INSERTS[write]
+        parameters: dict[str, Any] = {name: bindparam(name) for name in order}
+        if repeat:
+            insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+            statement = insert(table).values(parameters).on_conflict_do_nothing().inline()
+        else:
+            statement = Insert(table).values(parameters).inline()
+    else:
+        table, changed, keys = _UPDATES[write]
+        order = (*changed, *(f"key_{name}" for name in keys))
+        statement = (
+            update(table)
+            .where(*(table.c[name] == bindparam(f"key_{name}") for name in keys))
+            .values({name: bindparam(name) for name in changed})
+        )
+    compiled = statement.compile(dialect=dialect)
+    # Tuples are filled in the order of the tables above; a database that would reorder them must not go unnoticed.
+    if tuple(compiled.positiontup or ()) != order:
+        raise AssertionError(f"{write.name}: parameters are {compiled.positiontup}, not {order}")
+    return str(compiled)

@@ -1,0 +1,1 @@
+"""Built-in providers and tools, each a plugin like a stranger's."""

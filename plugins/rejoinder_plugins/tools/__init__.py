@@ -1,0 +1,1 @@
+"""Tools any agent may use."""

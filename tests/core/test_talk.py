@@ -1,0 +1,479 @@
+"""The client and `rejoinder talk`, against a server that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from rejoinder.audio import byte_count, duration_ms, read_wav, write_wav
+from rejoinder.cli import main
+from rejoinder.client import NoReply, Unreachable, VoiceClient, session_url, speech_end
+from rejoinder.errors import ConfigError, RejoinderError
+from rejoinder.events import (
+    ClearAudio,
+    ClientCommand,
+    Configure,
+    End,
+    Error,
+    Event,
+    Playback,
+    ReplyFinished,
+    ReplyStarted,
+    ReplyText,
+    SessionEnded,
+    SessionStarted,
+    Span,
+    SpeechPaused,
+    SpeechStarted,
+    Text,
+    Transcript,
+    TurnCommitted,
+    TurnMetrics,
+    decode_command,
+    encode,
+)
+from rejoinder.playhead import Playhead
+
+RATE = 24_000
+
+
+class HungUp(Exception):
+    """The client has ended the call."""
+
+
+class FakeCall:
+    """The server's end of one connection."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.commands: list[ClientCommand] = []
+        self.audio = bytearray()
+        self.heard_loud_at = 0.0
+        self.audio_sent_at = 0.0
+
+    async def say(self, *events: Event) -> None:
+        for event in events:
+            await self.socket.send(encode(event), text=True)
+
+    async def play(self, pcm: bytes) -> None:
+        self.audio_sent_at = self.audio_sent_at or time.monotonic()
+        await self.socket.send(pcm)
+
+    async def until(self, done: Callable[[ClientCommand | bytes], bool]) -> None:
+        """Read what the client sends up to the first message that is `done`; an `end` ends the script."""
+        async for message in self.socket:
+            item: ClientCommand | bytes
+            if isinstance(message, bytes):
+                item = message
+                self.audio += message
+                if any(message):
+                    self.heard_loud_at = time.monotonic()
+            else:
+                item = decode_command(message)
+                self.commands.append(item)
+                if isinstance(item, End):
+                    await self.say(SessionEnded(reason="client_ended"))
+                    raise HungUp
+            if done(item):
+                return
+
+    async def until_played(self, reply_id: str, ms: float) -> None:
+        await self.until(lambda item: isinstance(item, Playback) and item.reply_id == reply_id and item.played_ms >= ms)
+
+    async def until_speech_ended(self, silent_frames: int = 5) -> None:
+        silent = -math.inf
+
+        def ended(item: ClientCommand | bytes) -> bool:
+            nonlocal silent
+            if isinstance(item, bytes):
+                silent = 0 if any(item) else silent + 1
+            return silent >= silent_frames
+
+        await self.until(ended)
+
+    async def until_end(self) -> None:
+        await self.until(lambda item: False)
+
+    def reported(self, reply_id: str) -> list[float]:
+        return [c.played_ms for c in self.commands if isinstance(c, Playback) and c.reply_id == reply_id]
+
+
+Script = Callable[[FakeCall], Awaitable[None]]
+
+
+@contextmanager
+def server(script: Script) -> Iterator[tuple[str, list[FakeCall]]]:
+    """A server in a thread; its URL, and the calls it has had."""
+    loop = asyncio.new_event_loop()
+    calls: list[FakeCall] = []
+    ready: list[int] = []
+    started = threading.Event()
+    stop = asyncio.Event()
+
+    async def handle(socket: ServerConnection) -> None:
+        call = FakeCall(socket)
+        calls.append(call)
+        await call.until(lambda item: isinstance(item, Configure))
+        with suppress(HungUp):
+            await script(call)
+
+    async def run() -> None:
+        async with serve(handle, "127.0.0.1", 0, subprotocols=["rejoinder.v1"], compression=None) as listening:  # type: ignore[list-item]
+            ready.append(next(iter(listening.sockets)).getsockname()[1])
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    started.wait()
+    try:
+        yield f"ws://127.0.0.1:{ready[0]}", calls
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+STARTED = SessionStarted(seq=1, session_id="ses_1", agent="fake", input_rate=16_000, output_rate=RATE)
+
+
+def metrics(reply_id: str) -> TurnMetrics:
+    spans = [Span(name="endpointing", us=320_000), Span(name="stt", us=0, hidden=True), Span(name="tts", us=35_400)]
+    return TurnMetrics(turn_id="t1", reply_id=reply_id, response_us=355_400, spans=spans)
+
+
+async def answer(call: FakeCall, number: int, text: str, ms: int = 200) -> None:
+    """A whole spoken answer; over when the client says that it has played all of it."""
+    reply, turn = f"r{number}", f"t{number}"
+    await call.say(
+        TurnCommitted(turn_id=turn, text=f"question {number}"),
+        ReplyStarted(reply_id=reply, turn_id=turn),
+        ReplyText(reply_id=reply, delta=text[:4]),
+        ReplyText(reply_id=reply, delta=text[4:]),
+    )
+    for _ in range(ms // 20):
+        await call.play(b"\x01\x02" * (byte_count(20, RATE) // 2))
+    await call.say(metrics(reply))
+    await call.until_played(reply, ms)
+    await call.say(
+        ReplyFinished(reply_id=reply, turn_id=turn, reason="completed", text=text, heard_text=text, played_ms=ms)
+    )
+
+
+async def polite(call: FakeCall) -> None:
+    """Answers two utterances or texts."""
+    await call.say(STARTED)
+    configure = call.commands[0]
+    for number in (1, 2):
+        if isinstance(configure, Configure) and configure.output == "audio":
+            await call.until_speech_ended()
+            await call.say(
+                SpeechStarted(turn_id=f"t{number}"),
+                SpeechPaused(turn_id=f"t{number}"),
+                Transcript(turn_id=f"t{number}", text=f"question {number}", final=True),
+            )
+            await answer(call, number, "An answer.")
+    await call.until_end()
+
+
+def speech(ms: int, silence_ms: int, rate: int = 16_000) -> bytes:
+    wave = [int(9000 * math.sin(2 * math.pi * 200 * i / rate)) for i in range(ms * rate // 1000)]
+    return b"".join(s.to_bytes(2, "little", signed=True) for s in wave) + bytes(byte_count(silence_ms, rate))
+
+
+def run_cli(*args: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ws://127.0.0.1:8080", "ws://127.0.0.1:8080/ws/audio"),
+        ("http://host:1/", "ws://host:1/ws/audio"),
+        ("https://host/v1/sessions/ses_1/ws?token=a", "wss://host/v1/sessions/ses_1/ws?token=a"),
+        ("localhost:8080", "ws://localhost:8080/ws/audio"),
+    ],
+)
+def test_a_url_is_completed(given: str, meant: str) -> None:
+    assert session_url(given) == meant
+
+
+@pytest.mark.parametrize("given", ["ftp://host", "ws://", "http:///path"])
+def test_an_impossible_url_is_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match="not the URL"):
+        session_url(given)
+
+
+def test_the_end_of_speech_is_found_before_trailing_silence_noise_and_clicks() -> None:
+    loud = speech(500, 0)
+    assert speech_end(loud + bytes(32_000), 16_000) == len(loud)
+    assert speech_end(loud + b"\x03\x00" * 16_000, 16_000) == len(loud)
+    assert speech_end(loud + bytes(6400) + speech(30, 200), 16_000) == len(loud)  # a click
+    assert speech_end(loud + bytes(1600) + speech(100, 200), 16_000) == len(loud) + 1600 + 3200
+    assert speech_end(bytes(3200), 16_000) == 3200
+
+
+def test_a_playhead_waits_when_it_runs_dry() -> None:
+    now = 10.0
+    playhead = Playhead(RATE, lambda: now)
+    playhead.begin()
+    playhead.feed(bytes(byte_count(100, RATE)))
+    now = 10.04
+    assert playhead.played_ms() == pytest.approx(40)
+    now = 10.5
+    assert playhead.played_ms() == pytest.approx(100)
+    assert playhead.remaining_s() == 0
+    playhead.feed(bytes(byte_count(100, RATE)))
+    now = 10.53
+    assert playhead.played_ms() == pytest.approx(130)
+    playhead.clear()
+    now = 11.0
+    assert playhead.played_ms() == pytest.approx(130)
+    assert playhead.received_ms() == pytest.approx(130)
+
+
+# --- the client -----------------------------------------------------------------------------------------------
+
+
+def test_a_spoken_turn_is_timed_from_its_last_speech(tmp_path: Path) -> None:
+    wav = tmp_path / "q.wav"
+    write_wav(wav, speech(200, 400), 16_000)
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url, agent="fake") as client:
+            result = await client.say_wav(wav)
+        assert result.transcript == "question 1"
+        assert result.reply_text == result.heard_text == "An answer."
+        assert result.reason == "completed"
+        assert duration_ms(result.audio, RATE) == 200
+        assert result.metrics is not None
+        assert result.metrics.response_us == 355_400
+        assert isinstance(result.events[-1], ReplyFinished)
+        # The client's interval includes the server's; taking the file's end for the speech's would make it shorter.
+        served_ms = (calls[0].audio_sent_at - calls[0].heard_loud_at) * 1000
+        assert result.first_audio_ms is not None
+        assert result.first_audio_ms >= served_ms > 0
+        assert client.ended == SessionEnded(reason="client_ended")
+
+    with server(polite) as (url, calls):
+        asyncio.run(script(url))
+    first = calls[0].commands[0]
+    assert first == Configure(agent="fake", input_rate=16_000, output_rate=RATE, output="audio")
+    assert calls[0].socket.subprotocol == "rejoinder.v1"
+    reports = calls[0].reported("r1")
+    assert reports == sorted(reports)
+    assert reports[-1] == pytest.approx(200)
+    assert isinstance(calls[0].commands[-1], End)
+    assert len(calls[0].audio) % 640 == 0
+
+
+def test_clear_audio_drops_what_is_buffered_and_everything_until_the_next_reply() -> None:
+    frame = b"\x07\x07" * (byte_count(20, RATE) // 2)
+
+    async def interrupted(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, Text))
+        await call.say(ReplyStarted(reply_id="r1", turn_id="t1"))
+        await call.play(frame * 250)
+        await call.until_played("r1", 100)
+        await call.say(ClearAudio(reply_id="r1", played_ms=100))
+        await call.play(frame)
+        cut = ReplyFinished(reply_id="r1", turn_id="t1", reason="interrupted", text="long", heard_text="lo")
+        await call.say(cut)
+        await answer(call, 2, "Now this.")
+        await call.until_end()
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url) as client:
+            result = await client.say_text("hello")
+            assert client.stale_frames == 1
+        assert (result.reply_text, result.reason) == ("Now this.", "completed")
+        assert duration_ms(result.audio, RATE) == 200
+        assert b"\x07" not in result.audio
+
+    with server(interrupted) as (url, calls):
+        asyncio.run(script(url))
+    assert 100 <= calls[0].reported("r1")[-1] < 5000
+    assert calls[0].reported("r2")[-1] == pytest.approx(200)
+
+
+def test_a_greeting_is_waited_for_and_is_not_the_answer() -> None:
+    async def greeting(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await answer(call, 0, "Welcome.", ms=60)
+        await call.until(lambda item: isinstance(item, Text))
+        await answer(call, 1, "The answer.", ms=20)
+        await call.until_end()
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url) as client:
+            await client.wait_greeting(grace=5)
+            assert (await client.say_text("hello")).reply_text == "The answer."
+
+    with server(greeting) as (url, calls):
+        asyncio.run(script(url))
+    assert calls[0].reported("r0")[-1] == pytest.approx(60)
+
+
+def test_events_can_be_followed_until_the_session_ends() -> None:
+    async def script(url: str) -> list[str]:
+        async with VoiceClient.connect(url) as client:
+
+            async def follow() -> list[str]:
+                return [type(event).__name__ async for event in client.events()]
+
+            following = asyncio.create_task(follow())
+            await client.say_text("hello")
+        return await following
+
+    async def short(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, Text))
+        await call.socket.send('{"type": "from.the.future", "seq": 9}')
+        await answer(call, 1, "Yes.", ms=20)
+        await call.until_end()
+
+    with server(short) as (url, _):
+        names = asyncio.run(script(url))
+    assert names[0] == "TurnCommitted"
+    assert names[-1] == "SessionEnded"
+
+
+def test_a_server_that_never_answers_is_given_up_with_its_last_error() -> None:
+    async def dumb(call: FakeCall) -> None:
+        await call.say(STARTED, Error(code="provider_failed", message="stt: broken"))
+        await call.until_end()
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url) as client:
+            with pytest.raises(NoReply, match="stt: broken"):
+                await client.say_text("hello", timeout=0.05)
+
+    with server(dumb) as (url, _):
+        asyncio.run(script(url))
+
+
+def test_a_refused_session_says_why() -> None:
+    async def refuse(call: FakeCall) -> None:
+        await call.say(Error(code="unknown_agent", message="There is no agent 'x'.", fix="Define it."))
+
+    async def script(url: str) -> None:
+        with pytest.raises(RejoinderError, match="no agent 'x'") as refused:
+            async with VoiceClient.connect(url, agent="x"):
+                pass
+        assert (refused.value.code, refused.value.fix) == ("unknown_agent", "Define it.")
+
+    with server(refuse) as (url, _):
+        asyncio.run(script(url))
+
+
+def test_a_lost_connection_ends_the_turn() -> None:
+    async def vanish(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, Text))
+        call.socket.transport.abort()
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url) as client:
+            with pytest.raises(Unreachable):
+                await client.say_text("hello")
+
+    with server(vanish) as (url, _):
+        asyncio.run(script(url))
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_talk_speaks_files_and_writes_the_reply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wav, out = tmp_path / "q.wav", tmp_path / "reply.wav"
+    write_wav(wav, speech(100, 100), 16_000)
+    with server(polite) as (url, _):
+        assert run_cli("talk", "--url", url, "--wav", str(wav), "--wav", str(wav), "--out", str(out)) == 0
+    printed = capsys.readouterr().out
+    assert "you: question 1\nagent: An answer.\n  endpointing 320 · stt 0* · tts 35 ─ 355 ms (heard after " in printed
+    assert "you: question 2" in printed
+    table = [line.split() for line in printed.splitlines()[-6:]]
+    assert table[0] == ["ms", "p50", "p95", "max", "n"]
+    assert ["response", "355", "-", "355", "2"] in table
+    pcm, rate = read_wav(out)
+    assert duration_ms(pcm, rate) == 400
+
+
+def test_talk_prints_nothing_but_events_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wav = tmp_path / "q.wav"
+    write_wav(wav, speech(100, 100), 16_000)
+    with server(polite) as (url, _):
+        assert run_cli("talk", "--url", url, "--json", "--wav", str(wav)) == 0
+    types = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert types[0] == "session.started"
+    assert "turn.metrics" in types
+    assert types[-1] == "session.ended"
+
+
+def test_talk_by_text_asks_for_no_audio_and_shows_errors_with_their_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    async def by_text(call: FakeCall) -> None:
+        await call.say(STARTED, Error(code="slow", message="The LLM is slow.", fix="Take a smaller one."))
+        await call.until(lambda item: isinstance(item, Text))
+        await call.say(
+            ReplyStarted(reply_id="r1", turn_id="t1"),
+            ReplyText(reply_id="r1", delta="Hello."),
+            ReplyFinished(reply_id="r1", turn_id="t1", reason="completed", text="Hello.", heard_text="Hello."),
+        )
+        await call.until_end()
+
+    with server(by_text) as (url, calls):
+        assert run_cli("talk", "--url", url, "--text", "hi") == 0
+    printed = capsys.readouterr()
+    assert printed.out == "agent: Hello.\n"
+    assert "error: The LLM is slow. Fix: Take a smaller one. [slow]" in printed.err
+    assert calls[0].commands[:2] == [Configure(output="text"), Text(text="hi")]
+
+
+def test_talk_without_a_server_exits_5(capsys: pytest.CaptureFixture[str], unused_port: int) -> None:
+    assert run_cli("talk", "--url", f"127.0.0.1:{unused_port}", "--text", "hi") == 5
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Fix: rejoinder serve [unreachable]" in printed.err
+
+
+def test_talk_without_an_answer_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    async def dumb(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until_end()
+
+    with server(dumb) as (url, _):
+        assert run_cli("talk", "--url", url, "--text", "hi", "--timeout", "0.05") == 1
+    assert "[no_reply]" in capsys.readouterr().err
+
+
+def test_talk_refuses_a_file_that_is_no_wav(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "notes.wav"
+    text.write_text("these are no samples")
+    assert run_cli("talk", "--wav", str(text)) == 3
+    assert "is not a PCM WAV file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
