@@ -65,15 +65,14 @@ class EventPage(msgspec.Struct):
 
 
 def _room(record: RoomRecord, request: Request[Any, Any, Any]) -> Room:
-    session_id = record.session_id or ""
     base = str(request.base_url).rstrip("/").replace("http", "ws", 1)
     return Room(
         record.id,
         record.agent,
-        session_id,
+        record.session_id,
         record.created_at,
         record.expires_at,
-        Join(f"{base}/v1/sessions/{session_id}/ws"),
+        Join(f"{base}/v1/sessions/{record.session_id}/ws"),
     )
 
 

@@ -198,16 +198,7 @@ class Runtime:
             UnknownName: there is no such agent.
         """
         name, _ = self.settings.agent(agent)
-        now = self.clock.wall_ms()
-        return await self.store.create_room(
-            RoomRecord(
-                id=new_id("room"),
-                agent=name,
-                created_at=now,
-                expires_at=now + self.settings.limits.room_ttl_s * 1000,
-                session_id=new_id("ses"),
-            )
-        )
+        return await self.store.create_room(name, new_id("ses"))
 
     async def join(self, session_id: str, rates: Rates) -> Session:
         """The session `session_id` of a room; started if this is the first to join.
@@ -229,7 +220,10 @@ class Runtime:
             raise SessionError(
                 f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes a new one."
             )
-        return await self.start_session(room.agent, rates, session_id)
+        session = await self.start_session(room.agent, rates, session_id)
+        # In time: its first event comes from its own task, which has not run yet.
+        self.store.recorder.join(session_id, room.id)
+        return session
 
     async def start_session(self, agent: str | None, rates: Rates, session_id: str | None = None) -> Session:
         """A new session with the agent called `agent`.

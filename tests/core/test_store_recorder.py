@@ -70,7 +70,6 @@ def test_a_session_belongs_to_the_room_it_joined() -> None:
     bench.recorder.join(SESSION, "room_1")
     bench.say(events.SessionStarted(agent="guide", input_rate=16_000, output_rate=24_000))
     assert bench.of(Write.SESSION) == [(SESSION, "room_1", "guide", 1001, 16_000, 24_000)]
-    assert bench.of(Write.ROOM_JOINED) == [(SESSION, "room_1")]
 
 
 def test_a_turn_is_what_was_said_answered_and_heard(bench: Bench) -> None:

@@ -74,8 +74,6 @@ class Recorder:
         if isinstance(event, events.SessionStarted):
             agent, rates = event.agent, (event.input_rate, event.output_rate)
         self._put(Write.SESSION, (session_id, room, agent, event.at, *rates))
-        if room is not None:
-            self._put(Write.ROOM_JOINED, (session_id, room))
         return session
 
     def _session_started(self, session: _Session, session_id: str, event: events.SessionStarted) -> None:

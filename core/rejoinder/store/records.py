@@ -6,14 +6,13 @@ import msgspec
 
 
 class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A place made ahead of a conversation; `session_id` is the session that was held in it, if any yet."""
+    """A place made ahead of a conversation; `session_id` is the id of the session that starts when somebody joins."""
 
     id: str
     agent: str
     created_at: int
     expires_at: int
-    session_id: str | None = None
-    closed_at: int | None = None
+    session_id: str
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

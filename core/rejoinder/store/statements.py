@@ -23,8 +23,6 @@ class Write(enum.IntEnum):
     MESSAGE = enum.auto()
     EVENT = enum.auto()
     SPAN = enum.auto()
-    ROOM_JOINED = enum.auto()
-    ROOM_CLOSED = enum.auto()
     SESSION_STARTED = enum.auto()
     SESSION_ENDED = enum.auto()
     TURN_COMMITTED = enum.auto()
@@ -35,7 +33,7 @@ class Write(enum.IntEnum):
 
 
 _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
-    Write.ROOM: (tables.rooms, ("id", "agent", "created_at", "expires_at")),
+    Write.ROOM: (tables.rooms, ("id", "agent", "created_at", "expires_at", "session_id")),
     Write.SESSION: (tables.sessions, ("id", "room_id", "agent", "started_at", "input_rate", "output_rate")),
     Write.TURN: (tables.turns, ("id", "session_id", "number", "user_text", "committed_at", "reply_id")),
     Write.TOOL_CALL: (
@@ -49,8 +47,6 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
 
 # The columns set, then those that find the row: the order of the values in a tuple.
 _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
-    Write.ROOM_JOINED: (tables.rooms, ("session_id",), ("id",)),
-    Write.ROOM_CLOSED: (tables.rooms, ("closed_at",), ("id",)),
     Write.SESSION_STARTED: (tables.sessions, ("agent", "started_at", "input_rate", "output_rate"), ("id",)),
     Write.SESSION_ENDED: (tables.sessions, ("ended_at", "end_reason"), ("id",)),
     Write.TURN_COMMITTED: (tables.turns, ("user_text", "committed_at"), ("id",)),

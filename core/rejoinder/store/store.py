@@ -85,30 +85,23 @@ class Store:
         finally:
             await engine.dispose()
 
-    async def create_room(self, agent: str, *, ttl_s: float | None = None) -> RoomRecord:
-        """Make a room for `agent` that expires after `ttl_s` (default: `limits.room_ttl_s`) if nobody joins."""
+    async def create_room(self, agent: str, session_id: str, *, ttl_s: float | None = None) -> RoomRecord:
+        """Make a room for `agent` and the session to come; it expires after `ttl_s` (default: `limits.room_ttl_s`)."""
         now = self._clock.wall_ms()
         expires_at = now + int((self._limits.room_ttl_s if ttl_s is None else ttl_s) * 1000)
-        room = RoomRecord(id=new_id("room"), agent=agent, created_at=now, expires_at=expires_at)
-        await self._write(Write.ROOM, (room.id, room.agent, room.created_at, room.expires_at))
+        room = RoomRecord(
+            id=new_id("room"), agent=agent, created_at=now, expires_at=expires_at, session_id=session_id
+        )
+        await self._write(Write.ROOM, (room.id, room.agent, room.created_at, room.expires_at, room.session_id))
         return room
-
-    async def close_room(self, room_id: str) -> None:
-        """Note that the room is closed now."""
-        await self._write(Write.ROOM_CLOSED, (self._clock.wall_ms(), room_id))
 
     async def room(self, room_id: str) -> RoomRecord | None:
         """The room called `room_id`, None if there is none."""
         return await self._one(select(tables.rooms).where(tables.rooms.c.id == room_id), RoomRecord)
 
     async def room_of_session(self, session_id: str) -> RoomRecord | None:
-        """The room in which the session is held, None if it has none."""
-        query = (
-            select(tables.rooms)
-            .join(tables.sessions, tables.sessions.c.room_id == tables.rooms.c.id)
-            .where(tables.sessions.c.id == session_id)
-        )
-        return await self._one(query, RoomRecord)
+        """The room made for the session, None if it has none."""
+        return await self._one(select(tables.rooms).where(tables.rooms.c.session_id == session_id), RoomRecord)
 
     async def session(self, session_id: str) -> SessionRecord | None:
         """The session called `session_id`, None if there is none."""

@@ -46,9 +46,8 @@ rooms = Table(
     Column("agent", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    # No foreign key: sessions point to rooms, and a circle could not be written in one pass.
-    Column("session_id", String),
-    Column("closed_at", BigInteger),
+    # The id that the session will have; no foreign key, because it starts only when somebody joins.
+    Column("session_id", String, nullable=False, unique=True),
 )
 
 sessions = Table(

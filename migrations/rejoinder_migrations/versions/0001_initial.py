@@ -25,9 +25,9 @@ def upgrade() -> None:
         sa.Column("agent", sa.String(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.Column("session_id", sa.String()),
-        sa.Column("closed_at", sa.BigInteger()),
+        sa.Column("session_id", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_rooms"),
+        sa.UniqueConstraint("session_id", name="uq_rooms_session_id"),
     )
     op.create_table(
         "sessions",
