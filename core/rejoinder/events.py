@@ -268,18 +268,27 @@ def decode_command(data: bytes | str) -> ClientCommand:
     try:
         return _decode_command(data)
     except msgspec.ValidationError as error:
-        raise _explain(data, error) from None
+        problem = error
     except (msgspec.DecodeError, UnicodeError) as error:
-        shown = data[:_MAX_QUOTED] if isinstance(data, str) else data[:_MAX_QUOTED].decode(errors="replace")
-        raise ProtocolError(
-            f"Text frames must be one JSON object each; this is not JSON ({error}): {shown!r}.",
-            code="bad_json",
-            fix='Send e.g. {"type": "text", "text": "hello"}; audio goes in binary frames.',
-        ) from None
+        raise _not_json(data, error) from None
+    try:
+        # A validation error may come before a syntax error further on, so only now it is known to be JSON.
+        message = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise _not_json(data, error) from None
+    raise _explain(message, problem)
 
 
-def _explain(data: bytes | str, error: msgspec.ValidationError) -> ProtocolError:
-    message: Any = msgspec.json.decode(data)
+def _not_json(data: bytes | str, error: Exception) -> ProtocolError:
+    shown = data[:_MAX_QUOTED] if isinstance(data, str) else data[:_MAX_QUOTED].decode(errors="replace")
+    return ProtocolError(
+        f"Text frames must be one JSON object each; this is not JSON ({error}): {shown!r}.",
+        code="bad_json",
+        fix='Send e.g. {"type": "text", "text": "hello"}; audio goes in binary frames.',
+    )
+
+
+def _explain(message: Any, error: msgspec.ValidationError) -> ProtocolError:
     if not isinstance(message, dict) or "type" not in message:
         return ProtocolError(
             'A message must be a JSON object with a field "type".', fix=f"Known types: {', '.join(COMMAND_TYPES)}."
