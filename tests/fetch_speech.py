@@ -28,13 +28,14 @@ def main(target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         lines = []
         for path in sorted(work.rglob("*.g722")):
-            name = path.relative_to(next(parent for parent in path.parents if parent.name.startswith("en"))).with_suffix("")
-            text = words.get(str(name))
+            root = next(parent for parent in path.parents if parent.name.startswith("en"))
+            name = str(path.relative_to(root).with_suffix(""))
+            text = words.get(name)
             if text is None or len(text.split()) < 3:
                 continue
             pcm = _decode(path)
             if 1.0 <= len(pcm) / (2 * RATE) <= 8.0:
-                wav = target / f"{str(name).replace('/', '-')}.wav"
+                wav = target / f"{name.replace('/', '-')}.wav"
                 _write(wav, pcm)
                 lines.append(f"{wav.name}\t{text}\n")
         # Last, so that an interrupted run is not taken for a complete one.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import JSONBody, Parameter
 
 from rejoinder import __version__
 from rejoinder.app import Runtime
@@ -82,7 +82,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
     store = runtime.store
 
     @post("/v1/rooms", status_code=201)
-    async def create_room(request: Request[Any, Any, Any], data: NewRoom | None = None) -> Room:
+    async def create_room(request: Request[Any, Any, Any], data: JSONBody[NewRoom | None] = None) -> Room:
         """Make a room; its session starts when somebody joins."""
         return _room(await runtime.create_room(data.agent if data else None), request)
 

@@ -26,7 +26,10 @@ _CONFIGURE_S = 10.0
 """A client has this long to say how it wants the session."""
 _EARLY_FRAMES = 100
 """Audio frames kept while the session is being started."""
-_NORMAL, _GOING_AWAY, _POLICY = 1000, 1001, 1008
+_CLOSE_S = 2.5
+"""A client has this long to take what was sent and to answer the close; less than the server's own stop may take."""
+_CLOSE_REASON_BYTES = 120
+_NORMAL, _POLICY, _INTERNAL = 1000, 1008, 1011
 
 
 class Connection:
@@ -90,8 +93,8 @@ class Connection:
                     code="not_configured",
                     fix='First send {"type": "session.configure", "input_rate": 16000, "output_rate": 24000}.',
                 )
-        except RejoinderError as error:
-            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the wire's readers must not raise
+            self.fail(_known(error))
 
     def on_text(self, data: bytes) -> None:
         """A command from the client."""
@@ -115,8 +118,8 @@ class Connection:
                     code="not_configured",
                     fix='First send {"type": "session.configure"} and wait for "session.started".',
                 )
-        except RejoinderError as error:
-            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the wire's readers must not raise
+            self.fail(_known(error))
 
     def join(self, session: Session, configure: Configure) -> None:
         """Become one of the session's connections."""
@@ -161,23 +164,33 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         else:
             session = await runtime.join(session_id, rates)
         connection.join(session, configure)
-        await asyncio.wait({gone, connection.closed}, return_when=asyncio.FIRST_COMPLETED)
+        over: tuple[asyncio.Future[Any], ...] = (gone, connection.closed)
+        await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         if connection.closed.done():
-            await _close(socket, _NORMAL, connection.closed.result())
-        elif session_id is None and gone.result() in (_NORMAL, _GOING_AWAY):
-            # It hung up. A socket that merely broke leaves the session its grace period.
+            await _close(socket, wire, _NORMAL, connection.closed.result())
+        elif session_id is None and wire.hung_up:
+            # A socket that merely broke leaves the session its grace period.
             session.end("client_left")
-    except RejoinderError as error:
+    except Exception as caught:  # noqa: BLE001 - the client is to hear of it, whatever it is
+        error = _known(caught)
         connection.fail(error)
-        await _close(socket, _POLICY, error.code)
+        await _close(socket, wire, _POLICY if error is caught else _INTERNAL, error.code)
     finally:
         connection.leave()
         gone.cancel()
         await asyncio.wait({gone})
 
 
+def _known(error: Exception) -> RejoinderError:
+    """`error` if it is one of ours; anything else is a defect: logged with its traceback, told without it."""
+    if isinstance(error, RejoinderError):
+        return error
+    log.error("a connection failed", exc_info=error)
+    return RejoinderError("The server failed.", fix="Its log has the traceback.")
+
+
 async def _configuration(
-    connection: Connection, socket: WebSocket[Any, Any, Any], gone: asyncio.Task[int]
+    connection: Connection, socket: WebSocket[Any, Any, Any], gone: asyncio.Task[None]
 ) -> Configure | None:
     """What the client wants, from the query string or its first message; None if it left."""
     if query := dict(socket.query_params.items()):
@@ -186,7 +199,8 @@ async def _configuration(
         except msgspec.ValidationError as error:
             raise ProtocolError(f"The query string is wrong: {error}.", code="bad_message") from None
         connection.configured.set_result(configure)
-    await asyncio.wait({gone, connection.configured}, timeout=_CONFIGURE_S, return_when=asyncio.FIRST_COMPLETED)
+    news: tuple[asyncio.Future[Any], ...] = (gone, connection.configured)
+    await asyncio.wait(news, timeout=_CONFIGURE_S, return_when=asyncio.FIRST_COMPLETED)
     if connection.configured.done():
         return connection.configured.result()
     if gone.done():
@@ -198,23 +212,31 @@ async def _configuration(
     )
 
 
-async def _disconnected(socket: WebSocket[Any, Any, Any]) -> int:
-    """The close code, once the client is gone."""
-    while True:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            return message.get("code", 1006)
+async def _disconnected(socket: WebSocket[Any, Any, Any]) -> None:
+    """Until the client is gone."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
 
 
-async def _close(socket: WebSocket[Any, Any, Any], code: int, reason: str) -> None:
+async def _close(socket: WebSocket[Any, Any, Any], wire: WireProtocol, code: int, reason: str) -> None:
+    """Close in the proper way, or after a while in the other."""
     try:
-        await socket.close(code, reason[:120])
+        async with asyncio.timeout(_CLOSE_S):
+            await socket.close(code, reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore"))
+            await wire.wait_lost()
+    except TimeoutError:
+        wire.abort()
     except Exception as error:  # noqa: BLE001 - it may have been closed from the other side at this moment
         log.debug("closing: %r", error)
 
 
 def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
-    return urlsplit(origin).netloc == host or origin in runtime.settings.allowed_origins
+    if origin in runtime.settings.allowed_origins:
+        return True
+    try:
+        return urlsplit(origin).netloc == host != ""
+    except ValueError:
+        return False
 
 
 async def _refuse(socket: WebSocket[Any, Any, Any], status: int, code: str, message: str, fix: str) -> None:
@@ -223,9 +245,9 @@ async def _refuse(socket: WebSocket[Any, Any, Any], status: int, code: str, mess
     await socket.receive()
     problem = {"type": "about:blank", "title": message, "status": status, "code": code, "fix": fix}
     headers = [(b"content-type", b"application/problem+json")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})  # type: ignore[typeddict-item]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     body = msgspec.json.encode(problem)
-    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})  # type: ignore[typeddict-item]
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
 @hookimpl

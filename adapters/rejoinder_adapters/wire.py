@@ -6,16 +6,19 @@ frames (RFC 6455, 5.2) are read and written here, in plain function calls.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.speedups import apply_mask  # type: ignore[attr-defined]
+from websockets.speedups import apply_mask
 
 EXTENSION = "rejoinder.wire"
 """Key in the ASGI scope's `extensions` where the connection's `WireProtocol` is found."""
 _TEXT, _BINARY = 0x81, 0x82
 _MASKED = 0x80
+_GOODBYES = (1000, 1001, 1005)
+"""Close codes of a peer that leaves on purpose; a browser's plain `close()` sends none, which reads as 1005."""
 
 
 class WireProtocol(WebSocketsSansIOProtocol):
@@ -27,12 +30,13 @@ class WireProtocol(WebSocketsSansIOProtocol):
 
     _on_binary: Callable[[bytes], None] | None = None
     _on_text: Callable[[bytes], None] | None = None
-    _rest = b""
 
     def open_wire(self, on_binary: Callable[[bytes], None], on_text: Callable[[bytes], None]) -> None:
         """From now on call these for each message; they must not raise. Call right after accepting."""
         self._on_binary = on_binary
         self._on_text = on_text
+        self._rest = bytearray()
+        self._lost = asyncio.Event()
 
     def write_binary(self, data: bytes) -> None:
         """Send a binary message now; dropped if the connection is closing."""
@@ -43,53 +47,80 @@ class WireProtocol(WebSocketsSansIOProtocol):
         self._write(_TEXT, data)
 
     def buffered(self) -> int:
-        """Bytes that the peer has not taken yet, beyond what the kernel holds."""
-        return self.transport.get_write_buffer_size()
+        """Bytes that the peer has not taken yet, beyond what the kernel holds; 0 once the connection is closing."""
+        return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Cut the connection without a closing handshake: for a peer that does not read."""
         self.transport.abort()
 
+    async def wait_lost(self) -> None:
+        """Until the connection is gone."""
+        await self._lost.wait()
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the peer closed the connection on purpose, rather than that it broke."""
+        received = self.conn.close_rcvd
+        return received is not None and received.code in _GOODBYES
+
     def handle_connect(self, event: Any) -> None:
         """Let the application find this object."""
         super().handle_connect(event)
         if self.handshake_initiated and not self.handshake_complete:
-            self.scope["extensions"][EXTENSION] = self  # type: ignore[index,assignment]
+            self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
 
-    def data_received(self, data: bytes) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        super().connection_lost(exc)
+        if self._on_binary is not None:
+            self._lost.set()
+
+    def data_received(self, data: bytes | bytearray) -> None:
         """Bytes from the peer: whole masked data frames are handled here, everything else by the library."""
         on_binary, on_text = self._on_binary, self._on_text
         if on_binary is None or on_text is None:
-            super().data_received(data)
+            super().data_received(bytes(data))
             return
-        data = self._rest + data if self._rest else data
+        rest = self._rest
+        if rest:
+            rest += data
+            data = rest
         position, size = 0, len(data)
-        while size - position >= 2 and not self.close_sent:
+        while size - position >= 2:
             first, second = data[position], data[position + 1]
-            length = second & 0x7F
-            payload = position + 6
-            if length == 126:
-                payload += 2
-                length = int.from_bytes(data[position + 2 : position + 4], "big")
-            elif length == 127:
-                payload += 8
-                length = int.from_bytes(data[position + 2 : position + 10], "big")
-            if length > self.config.ws_max_size or not second & _MASKED:
-                # The library says what is wrong with it and closes.
-                self._rest = b""
-                super().data_received(data[position:])
-                return
-            end = payload + length
-            if size < end:
-                break
-            if first == _BINARY:
-                on_binary(apply_mask(data[payload:end], data[payload - 4 : payload]))
-            elif first == _TEXT:
-                on_text(apply_mask(data[payload:end], data[payload - 4 : payload]))
+            if self.close_sent or not second & _MASKED:
+                # All that follows is the library's: the peer's close frame, or its last words to a peer in the wrong.
+                end = size
             else:
-                super().data_received(data[position:end])
+                length = second & 0x7F
+                payload = position + 6
+                if length == 126:
+                    payload += 2
+                    length = int.from_bytes(data[position + 2 : position + 4], "big")
+                elif length == 127:
+                    payload += 8
+                    length = int.from_bytes(data[position + 2 : position + 10], "big")
+                if size < payload:
+                    break
+                if length > self.config.ws_max_size:
+                    end = size
+                else:
+                    end = payload + length
+                    if size < end:
+                        break
+                    # Between the fragments of a message a whole one is an error, which the library answers.
+                    if not self.frames and first in (_BINARY, _TEXT):
+                        message = apply_mask(data[payload:end], data[payload - 4 : payload])
+                        (on_binary if first == _BINARY else on_text)(message)
+                        position = end
+                        continue
+            super().data_received(bytes(data[position:end]))
             position = end
-        self._rest = data[position:]
+        if data is rest:
+            del rest[:position]
+        elif position < size:
+            rest += data[position:]
 
     def send_receive_event_to_app(self) -> None:
         """A message that came in fragments is complete."""

@@ -57,7 +57,8 @@ def from_float(samples: NDArray[np.float32], gain: float = 1.0) -> bytes:
     """Float samples as PCM16, after `gain`, clipped."""
     import numpy as np
 
-    return np.clip(samples * (32767.0 * gain), -32768, 32767).astype("<i2").tobytes()
+    pcm: bytes = np.clip(samples * (32767.0 * gain), -32768, 32767).astype("<i2").tobytes()
+    return pcm
 
 
 def trim_silence(

@@ -6,6 +6,7 @@ are milliseconds, audio rates are Hz. The `type` field is the tag.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -249,8 +250,8 @@ COMMAND_TYPES = ("session.configure", "text", "interrupt", "playback", "dtmf", "
 encode = msgspec.json.Encoder().encode
 """JSON bytes of an event or a command."""
 
-_decode_event = msgspec.json.Decoder(ServerEvent).decode
-_decode_command = msgspec.json.Decoder(ClientCommand).decode
+_decode_event: Callable[[bytes | str], ServerEvent] = msgspec.json.Decoder(ServerEvent).decode
+_decode_command: Callable[[bytes | str], ClientCommand] = msgspec.json.Decoder(ClientCommand).decode
 _MAX_QUOTED = 200
 
 

@@ -38,7 +38,7 @@ class Plugins:
         self._pluggy.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
         self._providers: dict[tuple[Kind, str], Provider] | None = None
-        self._observers: list[tuple[str, Callable[..., None]]] | None = None
+        self._observers: list[tuple[str, Callable[..., object]]] | None = None
 
     def add(self, name: str, load: Callable[[], object], *, distribution: str = "", version: str = "") -> bool:
         """Load and register a plugin; a plugin that raises is kept out and remembered with its traceback."""

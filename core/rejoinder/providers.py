@@ -176,7 +176,7 @@ class TtsProvider(Protocol):
         """Load what is needed; called once before the server is ready."""
 
     def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[bytes, None]:
-        """The speech of one chunk of text (about a sentence) as PCM16 pieces of any length, the first as soon as can be.
+        """The speech of one chunk of text (about a sentence) as PCM16 pieces of any length, the first at once.
 
         No silence at the ends but what belongs to the speech. Text without anything to say yields nothing.
 

@@ -281,8 +281,8 @@ async def _once(text: str) -> AsyncGenerator[str, None]:
     yield text
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def _first(error: BaseException) -> BaseException:
+    """The first plain error in what may be groups of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

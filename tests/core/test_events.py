@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import get_args
@@ -93,10 +94,8 @@ def test_a_bad_message_is_refused_with_what_why_and_what_to_do(data: bytes, code
     )
 )
 def test_nothing_a_client_sends_raises_anything_else(data: bytes) -> None:
-    try:
+    with contextlib.suppress(ProtocolError):
         decode_command(data)
-    except ProtocolError as error:
-        assert error.message
 
 
 def test_the_list_of_command_types_is_complete() -> None:

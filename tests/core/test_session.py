@@ -462,10 +462,13 @@ def test_bad_commands_are_refused_and_the_session_goes_on() -> None:
             with pytest.raises(ProtocolError) as caught:
                 user._link.send_audio(b"odd")
             assert caught.value.code == "odd_audio"
-            with pytest.raises(ProtocolError) as caught:
-                for _ in range(1000):
+            codes = set()
+            for _ in range(1000):
+                try:
                     user.write("again")
-            assert caught.value.code == "too_fast"
+                except ProtocolError as error:
+                    codes.add(error.code)
+            assert codes == {"too_fast"}
             await user.pause(1000)
             user.command(Ping(t=7.0))
             assert user.events(Pong)[0].t == 7.0

@@ -246,14 +246,22 @@ def test_a_directory_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) 
     assert "directory" in (caught.value.fix or "")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+    path = tmp_path / "closed" / "test.db"
+    path.parent.mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        # Root may write everywhere, so be nobody for a moment.
+        os.seteuid(65534)
     try:
         with pytest.raises(StoreError, match="cannot be opened"):
-            asyncio.run(Store(url_of(tmp_path / "test.db")).open())
+            asyncio.run(Store(url_of(path)).open())
     finally:
-        tmp_path.chmod(0o700)
+        if root:
+            os.seteuid(0)
 
 
 def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_ABBREVIATIONS = frozenset("dr mr mrs ms prof st vs etc e.g i.e a.m p.m approx jr sr".split())
+_ABBREVIATIONS = frozenset(
+    ("dr", "mr", "mrs", "ms", "prof", "st", "vs", "etc", "e.g", "i.e", "a.m", "p.m", "approx", "jr", "sr")
+)
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
 _CLAUSE_END = re.compile(r"[,;:—–](?=\s)|\s-(?=\s)")
 _FIRST_MIN = 6
@@ -25,7 +27,7 @@ class Chunker:
     def feed(self, delta: str) -> list[str]:
         """The chunks that `delta` completes."""
         self._text += delta
-        chunks = []
+        chunks: list[str] = []
         while (end := self._boundary()) is not None:
             self._take(end, chunks)
         return chunks

@@ -89,9 +89,7 @@ class Store:
         """Make a room for `agent` and the session to come; it expires after `ttl_s` (default: `limits.room_ttl_s`)."""
         now = self._clock.wall_ms()
         expires_at = now + int((self._limits.room_ttl_s if ttl_s is None else ttl_s) * 1000)
-        room = RoomRecord(
-            id=new_id("room"), agent=agent, created_at=now, expires_at=expires_at, session_id=session_id
-        )
+        room = RoomRecord(id=new_id("room"), agent=agent, created_at=now, expires_at=expires_at, session_id=session_id)
         await self._write(Write.ROOM, (room.id, room.agent, room.created_at, room.expires_at, room.session_id))
         return room
 

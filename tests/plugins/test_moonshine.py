@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import itertools
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rejoinder import audio
+from rejoinder.errors import ConfigError, ProviderError
+from rejoinder.providers import ProviderContext
+from rejoinder_plugins.stt import moonshine
+from rejoinder_plugins.stt.moonshine import MoonshineProvider, MoonshineSettings, MoonshineStream
+
+RATE = audio.ENGINE_RATE
+FRAME = audio.byte_count(audio.FRAME_MS, RATE)
+
+
+def recording(name: str) -> bytes:
+    path = importlib.metadata.distribution("moonshine-voice").locate_file(f"moonshine_voice/assets/{name}.wav")
+    return audio.read_wav(Path(str(path)), RATE)[0]
+
+
+def nothing(text: str) -> None:
+    pass
+
+
+async def idle(stream: MoonshineStream) -> None:
+    if stream._task is not None:
+        await asyncio.wait({stream._task})
+
+
+def provider_of(executor: ThreadPoolExecutor, **settings: Any) -> MoonshineProvider:
+    unused: Any = None
+    return MoonshineProvider(ProviderContext(MoonshineSettings(**settings), unused, lambda *_: executor, unused))
+
+
+@asynccontextmanager
+async def real(**settings: Any) -> AsyncIterator[MoonshineProvider]:
+    with ThreadPoolExecutor(settings.get("workers", 1)) as executor:
+        provider = provider_of(executor, **settings)
+        await provider.warm_up()
+        try:
+            yield provider
+        finally:
+            await provider.close()
+
+
+class Recogniser:
+    """Stands in for the pool's recognisers: says how much audio it was given, when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_go = threading.Event()
+        self.started = threading.Semaphore(0)
+        self.calls: list[int] = []
+        monkeypatch.setattr(moonshine, "_recognise", self._recognise)
+
+    @asynccontextmanager
+    async def provider(self, **settings: Any) -> AsyncIterator[MoonshineProvider]:
+        with ThreadPoolExecutor(settings["workers"]) as executor:
+            provider = provider_of(executor, **settings)
+            provider._executor = executor
+            for _ in range(settings["workers"]):
+                provider._idle.put(self)
+            try:
+                yield provider
+            finally:
+                self.may_go.set()
+                await provider.close()
+
+    def close(self) -> None:
+        pass
+
+    def _recognise(self, transcriber: object, pcm: bytes, lead_ms: int, trail_ms: int) -> str:
+        self.calls.append(round(audio.duration_ms(pcm, RATE)))
+        self.started.release()
+        assert self.may_go.wait(10)
+        return f"{self.calls[-1]} ms"
+
+    async def running(self) -> None:
+        await asyncio.to_thread(self.started.acquire)
+
+
+def loud(ms: int) -> bytes:
+    return b"\x00\x20" * (ms * RATE // 1000)
+
+
+@pytest.mark.models
+def test_transcribes_a_recording_with_partials_on_the_way() -> None:
+    partials: list[str] = []
+
+    async def run() -> str:
+        async with real(workers=1) as provider:
+            stream = provider.open(language="en-GB", on_partial=partials.append)
+            pcm = recording("beckett")
+            for at in range(0, len(pcm), FRAME * 25):
+                stream.feed(pcm[at : at + FRAME * 25])
+                await idle(stream)
+            text = await stream.flush()
+            assert await stream.flush() == text
+            await stream.close()
+            return text
+
+    text = asyncio.run(run())
+    assert "ever tried" in text.lower()
+    assert "fail better" in text.lower()
+    assert len(partials) > 3
+    assert text.lower().startswith(partials[2].lower().rstrip(".?!,").split(",")[0][:5])
+
+
+@pytest.mark.models
+def test_joins_the_lines_of_a_long_recording() -> None:
+    async def run() -> str:
+        async with real(workers=1, partials=False) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            pcm = recording("two_cities")
+            for at in range(0, len(pcm), FRAME * 25):
+                stream.feed(pcm[at : at + FRAME * 25])
+                await idle(stream)
+            assert len(stream._audio) < 13 * 2 * RATE
+            return await stream.flush()
+
+    text = asyncio.run(run()).lower()
+    assert "best of times" in text
+    assert len(text.split()) > 90
+
+
+@pytest.mark.models
+def test_sessions_at_once_get_their_own_words() -> None:
+    async def run() -> None:
+        async with real(workers=2, partials=False) as provider:
+            texts = []
+            for start in (0, 0, 4, 4):
+                stream = provider.open(language="en", on_partial=nothing)
+                stream.feed(recording("beckett")[start * 2 * RATE : (start + 4) * 2 * RATE])
+                texts.append(stream.flush())
+            a, b, c, d = await asyncio.gather(*texts)
+            assert a == b
+            assert c == d
+            assert a != c
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
+def test_silence_and_clicks_have_no_words() -> None:
+    async def run() -> None:
+        async with real(workers=1) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            assert await stream.flush() == ""
+            stream.feed(bytes(2 * RATE))
+            assert await stream.flush() == ""
+            stream.reset()
+            stream.feed(loud(60))
+            assert await stream.flush() == ""
+
+    asyncio.run(run())
+
+
+def test_a_final_does_not_wait_behind_a_partial_while_a_recogniser_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=2) as provider:
+            first = provider.open(language="en", on_partial=nothing)
+            second = provider.open(language="en", on_partial=nothing)
+            first.feed(loud(600))
+            await recogniser.running()
+            second.feed(loud(700))  # a second partial would take the last recogniser: it has to wait
+            first.feed(loud(100))
+            final = asyncio.create_task(first.flush())
+            await recogniser.running()
+            recogniser.may_go.set()
+            assert await final == "700 ms"
+            assert recogniser.calls == [600, 700]
+            await first.close()
+            await second.close()
+
+    asyncio.run(run())
+
+
+def test_a_final_of_the_audio_a_partial_is_at_shares_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        heard: list[str] = []
+        async with recogniser.provider(workers=1) as provider:
+            stream = provider.open(language="en", on_partial=heard.append)
+            stream.feed(loud(600))
+            await recogniser.running()
+            recogniser.may_go.set()
+            assert await stream.flush() == "600 ms"
+            assert await stream.flush() == "600 ms"
+            assert recogniser.calls == [600]
+            assert heard == ["600 ms"]
+            stream.feed(loud(20))
+            assert await stream.flush() == "620 ms"
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_final_leaves_the_next_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=1, partials=False) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            stream.feed(loud(300))
+            running = asyncio.create_task(stream.flush())
+            await recogniser.running()
+            stream.feed(loud(100))
+            queued = asyncio.create_task(stream.flush())
+            await asyncio.sleep(0)
+            for task in (running, queued):
+                task.cancel()
+            await asyncio.gather(running, queued, return_exceptions=True)
+            recogniser.may_go.set()
+            assert await stream.flush() == "400 ms"
+            assert recogniser.calls == [300, 400]
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_nothing_of_an_utterance_is_heard_after_reset_or_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        heard: list[str] = []
+        async with recogniser.provider(workers=1) as provider:
+            stream = provider.open(language="en", on_partial=heard.append)
+            stream.feed(loud(600))
+            await recogniser.running()
+            stream.reset()
+            recogniser.may_go.set()
+            await idle(stream)
+            recogniser.may_go.clear()
+            stream.feed(loud(700))
+            await recogniser.running()
+            await stream.close()
+            await stream.close()
+            assert stream._task is None
+        assert heard == []
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
+def test_a_backlog_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=1, partials=False, max_backlog_s=15) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            for _ in range(2000):
+                stream.feed(loud(20))
+                assert len(stream._audio) <= 15 * 2 * RATE
+            recogniser.may_go.set()
+            await stream.flush()
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_a_long_utterance_is_settled_on_the_way_so_that_its_end_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        recogniser.may_go.set()
+        async with recogniser.provider(workers=1, partials=False) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            for second in range(40):
+                stream.feed(loud(800) + bytes(audio.byte_count(200, RATE)))
+                await idle(stream)
+                assert len(stream._audio) <= 12_000 * 2 * RATE // 1000, second
+            text = await stream.flush()
+            assert text == " ".join(f"{ms} ms" for ms in recogniser.calls)
+            assert sum(recogniser.calls) == 40_000
+            cuts = list(itertools.accumulate(recogniser.calls))[:-1]
+            assert [ms % 1000 for ms in cuts] == [900] * len(cuts)
+            assert max(recogniser.calls) <= 12_000
+            stream.reset()
+            stream.feed(loud(200))
+            assert await stream.flush() == "200 ms"
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_a_final_waits_for_what_is_being_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=2, partials=False) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            stream.feed(loud(13_000))
+            await recogniser.running()
+            final = asyncio.create_task(stream.flush())
+            await asyncio.sleep(0)
+            recogniser.may_go.set()
+            head, tail = (await final).removesuffix(" ms").split(" ms ")
+            assert int(head) + int(tail) == 13_000
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_refuses_what_it_cannot_do() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        provider = provider_of(executor)
+        with pytest.raises(ConfigError, match="English only"):
+            provider.open(language="de", on_partial=nothing)
+        with pytest.raises(ProviderError, match="not loaded"):
+            provider.submit(loud(500))
