@@ -46,3 +46,13 @@ $(VENV)/.dev: $(VENV)/.run
 
 clean:
 	rm -rf $(VENV) .speech build dist
+
+# Renew the pins: the newest versions that pyproject.toml allows, in an environment of their own.
+.PHONY: lock
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet 'pip>=25.1'
+	build/lock/bin/python -m pip install --quiet --editable '.[local,openai,mic,bench]' --group dev
+	(head -1 constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable --exclude pip) > build/constraints.txt
+	mv build/constraints.txt constraints.txt

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import JSONBody, Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder import __version__
 from rejoinder.app import Runtime
@@ -15,7 +15,7 @@ from rejoinder.errors import SessionError
 from rejoinder.hookspecs import hookimpl
 from rejoinder.store.records import MessageRecord, RoomRecord, SessionRecord, TurnRecord
 
-Limit = Annotated[int, Parameter(ge=1, le=200)]
+Limit = Annotated[int, QueryParameter(ge=1, le=200)]
 
 
 class NewRoom(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,7 +87,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         return _room(await runtime.create_room(data.agent if data else None), request)
 
     @get("/v1/rooms/{room_id:str}")
-    async def get_room(room_id: str, request: Request[Any, Any, Any]) -> Room:
+    async def get_room(room_id: FromPath[str], request: Request[Any, Any, Any]) -> Room:
         """A room."""
         record = await store.room(room_id)
         if record is None:
@@ -95,26 +95,28 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         return _room(record, request)
 
     @get("/v1/sessions")
-    async def list_sessions(limit: Limit = 50, before: str | None = None, agent: str | None = None) -> Page:
+    async def list_sessions(
+        limit: Limit = 50, before: FromQuery[str | None] = None, agent: FromQuery[str | None] = None
+    ) -> Page:
         """Sessions, newest first."""
         items = await store.sessions(limit=limit, before=before, agent=agent)
         return Page(items, items[-1].id if len(items) == limit else None)
 
     @get("/v1/sessions/{session_id:str}")
-    async def get_session(session_id: str) -> SessionDetail:
+    async def get_session(session_id: FromPath[str]) -> SessionDetail:
         """A session with its turns, their spans and tool calls, and its messages."""
         session = await _session(session_id)
         turns, messages = await store.turns(session_id), await store.messages(session_id)
         return SessionDetail(session, session_id in runtime.sessions, turns, messages)
 
     @get("/v1/sessions/{session_id:str}/turns")
-    async def get_turns(session_id: str) -> list[TurnRecord]:
+    async def get_turns(session_id: FromPath[str]) -> list[TurnRecord]:
         """The turns of a session, with spans and tool calls."""
         await _session(session_id)
         return await store.turns(session_id)
 
     @get("/v1/sessions/{session_id:str}/events")
-    async def get_events(session_id: str, after: int = 0, limit: Limit = 200) -> EventPage:
+    async def get_events(session_id: FromPath[str], after: FromQuery[int] = 0, limit: Limit = 200) -> EventPage:
         """The events of a session, as they were published."""
         await _session(session_id)
         events = await store.events(session_id, after_seq=after, limit=limit)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from litestar import WebSocket, websocket
+from litestar.params import FromPath
 from litestar.types import Send
 
 from rejoinder.app import Runtime
@@ -259,7 +260,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         await serve_connection(runtime, socket, None)
 
     @websocket("/v1/sessions/{session_id:str}/ws")
-    async def join(socket: WebSocket[Any, Any, Any], session_id: str) -> None:
+    async def join(socket: WebSocket[Any, Any, Any], session_id: FromPath[str]) -> None:
         await serve_connection(runtime, socket, session_id)
 
     return [call, join]

@@ -45,7 +45,12 @@ class LiveServer:
     async def caller(self, path: str = "/ws/audio", configure: bool | dict[str, Any] = True) -> AsyncIterator[Caller]:
         """A client on `path`; `configure` says what with (False: not at all)."""
         async with connect(
-            self.ws + path, subprotocols=[Subprotocol("rejoinder.v1")], compression=None, proxy=None, max_size=None
+            self.ws + path,
+            subprotocols=[Subprotocol("rejoinder.v1")],
+            compression=None,
+            proxy=None,
+            max_size=None,
+            max_queue=None,
         ) as ws:
             caller = Caller(ws)
             if configure is not False:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +125,7 @@ def test_the_url_can_say_it_all(server: LiveServer) -> None:
             assert (started["input_rate"], started["output_rate"]) == (8_000, 16_000)
             await speak(caller, 8_000)
             assert (await caller.until("reply.finished"))["heard_text"] == REPLY
-            assert caller.audio() == tone(REPLY_MS, 24_000)[: len(caller.audio())] or caller.audio()
+            assert len(caller.audio()) == pytest.approx(REPLY_MS * 32, abs=640)
 
     asyncio.run(main())
 
@@ -272,7 +271,8 @@ BAD_MESSAGES = [
     ('{"type": "text", "text": "a", "loud": true}', "bad_message"),
     ('{"type": "text", "text": 5}', "bad_message"),
     ('{"type": "text"}', "bad_message"),
-    ('{"type": "playback", "reply_id": "x", "played_ms": 1e999}', "bad_message"),
+    ('{"type": "playback", "reply_id": "x", "played_ms": 1e999}', "bad_json"),
+    ('{"type": "text", "text": 5, ', "bad_json"),
     ("[" * 30_000 + "]" * 30_000, "bad_message"),
     ('{"type": "session.configure"}', "already_configured"),
     ('{"type": "text", "text": " "}', "empty_text"),
@@ -425,8 +425,7 @@ def test_a_defect_in_a_provider_is_told_without_its_traceback(
             assert await caller.until_closed() == (1011, "internal")
             assert "secret" not in json.dumps(caller.events("error"))
 
-    with caplog.at_level(logging.CRITICAL, "uvicorn.error"):
-        asyncio.run(main())
+    asyncio.run(main())
     assert "ZeroDivisionError" in caplog.text
 
 
