@@ -75,7 +75,6 @@ class Limits(_Section):
     lead_ms: int = Field(200, ge=20, description="Audio is sent this far ahead of the clock.")
     credit_ms: int = Field(400, ge=40, description="Audio sent beyond what the client says it has played, at most.")
     inbox: int = Field(256, ge=16, description="Control messages waiting for a session.")
-    subscriber_events: int = Field(1024, ge=16, description="Events waiting for one slow reader; then it is dropped.")
     outbox_bytes: int = Field(1_048_576, ge=65_536, description="Bytes waiting for one slow socket; then it is closed.")
     message_bytes: int = Field(65_536, ge=4096, description="The largest WebSocket message.")
     text_chars: int = Field(16_384, ge=1, description="The longest text a user may send.")

@@ -30,6 +30,7 @@ class ScriptedSettings(msgspec.Struct, forbid_unknown_fields=True):
     token_ms: float = 0
     ms_per_word: float = 60
     first_audio_ms: float = 0
+    sample_rate: int = 16_000
 
 
 def _vad(context: ProviderContext) -> object:
@@ -67,7 +68,7 @@ def _tts(context: ProviderContext) -> object:
     from rejoinder.testing.scripted import ScriptedTts
 
     settings = cast(ScriptedSettings, context.settings)
-    return ScriptedTts(ms_per_word=settings.ms_per_word, delay_s=settings.first_audio_ms / 1000)
+    return ScriptedTts(settings.sample_rate, settings.ms_per_word, delay_s=settings.first_audio_ms / 1000)
 
 
 @hookimpl
