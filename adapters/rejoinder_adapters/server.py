@@ -20,6 +20,8 @@ from rejoinder_adapters.wire import WireProtocol
 log = logging.getLogger(__name__)
 _LARGEST_MESSAGE = 1 << 20
 """WebSocket messages beyond this are not even read (close code 1009); `limits.message_bytes` is refused politely."""
+_KERNEL_BYTES = 65_536
+"""The kernel takes no more than this beyond what a client has room for, so that `limits.outbox_bytes` is the bound."""
 
 
 def create_app(runtime: Runtime) -> Litestar:
@@ -91,4 +93,7 @@ def listen(host: str, port: int) -> socket.socket:
             fix=f"Choose another port, e.g. --port {port + 1}, or stop what uses this one.",
         ) from None
     server.setblocking(False)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Connections inherit it. Otherwise megabytes of audio wait in the kernel for a client that does not read.
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_BYTES)
     return server

@@ -209,7 +209,11 @@ class Runtime:
         if session := self.sessions.get(session_id):
             return session
         room = await self.store.room_of_session(session_id)
-        if room is None or await self.store.session(session_id) is not None:
+        stored = await self.store.session(session_id)
+        if session := self.sessions.get(session_id):
+            # Somebody else joined while the database was asked.
+            return session
+        if room is None or stored is not None:
             over = room is not None
             raise SessionError(
                 f"The session {session_id!r} {'is over' if over else 'does not exist'}.",
@@ -222,7 +226,8 @@ class Runtime:
             )
         session = await self.start_session(room.agent, rates, session_id)
         # In time: its first event comes from its own task, which has not run yet.
-        self.store.recorder.join(session_id, room.id)
+        if not session.bus.seq:
+            self.store.recorder.join(session_id, room.id)
         return session
 
     async def start_session(self, agent: str | None, rates: Rates, session_id: str | None = None) -> Session:

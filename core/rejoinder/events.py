@@ -275,7 +275,7 @@ def decode_command(data: bytes | str) -> ClientCommand:
     try:
         # A validation error may come before a syntax error further on, so only now it is known to be JSON.
         message = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _not_json(data, error) from None
     raise _explain(message, problem)
 

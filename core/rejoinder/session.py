@@ -290,13 +290,11 @@ class Session:
                         code="text_too_long",
                         fix="Send it in parts.",
                     )
-                if len(self._inbox) > self._limits.inbox // 2:
-                    raise ProtocolError(
-                        "Messages come too fast.", code="too_fast", fix="Wait for the answers.", retryable=True
-                    )
+                self._check_pace()
                 self._wrote_at = self._clock.monotonic()
                 self._post(turns.UserWrote(text.strip()))
             case Interrupt():
+                self._check_pace()
                 self._post(turns.InterruptAsked())
             case End(reason=reason):
                 self.end(reason[:80] or "client_ended")
@@ -311,6 +309,10 @@ class Session:
                     code="already_configured",
                     fix="Connect again to change it.",
                 )
+
+    def _check_pace(self) -> None:
+        if len(self._inbox) > self._limits.inbox // 2:
+            raise ProtocolError("Messages come too fast.", code="too_fast", fix="Wait for the answers.", retryable=True)
 
     def complain(self, error: RejoinderError) -> None:
         """Tell everybody connected of an error that does not end the session."""

@@ -16,6 +16,7 @@ from rejoinder.client import VoiceClient
 from rejoinder.events import ReplyFinished, TurnMetrics
 from rejoinder.settings import Agent, Limits
 from rejoinder.testing.scripted import silence, tone
+from rejoinder_adapters.wire import WireProtocol
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import Caller, LiveServer, Serve
@@ -68,7 +69,8 @@ def test_speech_in_speech_out_at_once_and_in_order(server: LiveServer) -> None:
             assert once.index("audio") > once.index("reply.started")
             assert once.index("reply.finished") > once.index("audio")
             assert caller.events("user.transcript")[-1]["text"] == "tell me"
-            assert caller.audio() == tone(REPLY_MS, 24_000)
+            assert len(caller.audio()) == REPLY_MS * 48
+            assert any(caller.audio())
             finished = caller.events("reply.finished")[0]
             assert (finished["reason"], finished["text"], finished["heard_text"]) == ("completed", REPLY, REPLY)
             assert finished["estimated"], "it never said what it played"
@@ -212,6 +214,26 @@ def test_end_ends_the_session_and_the_closing_handshake_is_quick(server: LiveSer
     asyncio.run(main())
 
 
+def test_who_does_not_even_read_the_goodbye_is_not_waited_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder_adapters.websocket._CLOSE_S", 0.2)
+    server = serve()
+    connections = server.server.server_state.connections
+    with server.raw("/ws/audio?output=text", receive_buffer=2048) as sock:
+        data = b""
+        while b"session.started" not in data:
+            data += sock.recv(4096)
+        (session,) = server.runtime.sessions.values()
+        ping = b"\x81\x90\0\0\0\0" + b'{"type": "ping"}'
+        sock.sendall(ping * 20_000)
+        sock.sendall(b"\x81\x8f\0\0\0\0" + b'{"type": "end"}')
+        server.call(asyncio.wait_for(session.wait(), 5))
+        (wire,) = connections
+        assert isinstance(wire, WireProtocol)
+        assert wire.transport.get_write_buffer_size() > 65_536, "there is something that it does not read"
+        server.call(asyncio.wait_for(wire.wait_lost(), 5))
+    assert not connections
+
+
 @pytest.mark.parametrize("goodbye", [b"\x88\x82\0\0\0\0\x03\xe8", b"\x88\x80\0\0\0\0"], ids=["1000", "no code"])
 def test_who_hangs_up_ends_the_session_at_once(serve: Serve, goodbye: bytes) -> None:
     server = serve(limits=Limits(idle_s=60))
@@ -273,7 +295,6 @@ BAD_MESSAGES = [
     ('{"type": "text"}', "bad_message"),
     ('{"type": "playback", "reply_id": "x", "played_ms": 1e999}', "bad_json"),
     ('{"type": "text", "text": 5, ', "bad_json"),
-    ("[" * 30_000 + "]" * 30_000, "bad_message"),
     ('{"type": "session.configure"}', "already_configured"),
     ('{"type": "text", "text": " "}', "empty_text"),
     (json.dumps({"type": "text", "text": "x" * 16_385}), "text_too_long"),
@@ -287,13 +308,21 @@ def test_bad_messages_are_answered_and_the_session_goes_on(server: LiveServer) -
         async with server.caller() as caller:
             for message, code in BAD_MESSAGES:
                 await caller.ws.send(message)
-                try:
-                    error = await complains(caller, code)
-                except TimeoutError:
-                    raise AssertionError(f"{message[:80]!r} got {caller.events('error')[-1:]}, not {code}") from None
+                error = await caller.until("error")
+                assert (message[:80], error["code"]) == (message[:80], code)
+                assert error["message"].endswith(".")
                 assert error.get("fix") or code in ("frame_too_large", "dtmf_unused")
             assert (await caller.turn())["text"] == REPLY
             assert len(caller.events("error")) == len(BAD_MESSAGES)
+
+    asyncio.run(main())
+
+
+def test_json_of_bottomless_depth_is_just_bad_json(server: LiveServer) -> None:
+    async def main() -> None:
+        async with server.caller() as caller:
+            await caller.ws.send("[" * 30_000 + "]" * 30_000)
+            assert (await caller.until("error"))["code"] == "bad_json"
 
     asyncio.run(main())
 
@@ -469,10 +498,18 @@ def test_own_and_listed_pages_may_connect(serve: Serve) -> None:
             assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
 
 
-def test_a_flood_of_commands_is_refused_and_the_session_goes_on(server: LiveServer) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"type": "text", "text": "again"},
+        {"type": "interrupt"},
+    ],
+    ids=lambda command: command["type"],
+)
+def test_a_flood_of_commands_is_refused_and_the_session_goes_on(server: LiveServer, command: dict[str, str]) -> None:
     async def main() -> None:
         async with server.caller(configure={"output": "text"}) as caller, server.caller() as other:
-            flood = json.dumps({"type": "text", "text": "again"}).encode()
+            flood = json.dumps(command).encode()
             frame = b"\x81" + bytes((0x80 | len(flood),)) + b"\0\0\0\0" + flood
             # One write: the server finds them all before its session gets to run.
             transport = caller.ws.transport
@@ -486,6 +523,23 @@ def test_a_flood_of_commands_is_refused_and_the_session_goes_on(server: LiveServ
             await caller.tell("text", text="at last")
             await caller.until("turn.committed", text="at last")
             assert (await caller.until("reply.finished", reason="completed"))["text"] == REPLY
+
+    asyncio.run(main())
+
+
+def test_a_server_about_to_stop_takes_nobody_and_says_so(serve: Serve) -> None:
+    server = serve()
+
+    async def main() -> None:
+        async with server.caller() as live:
+            server.runtime.draining = True
+            ready = await asyncio.to_thread(httpx.get, server.http + "/readyz")
+            assert (ready.status_code, ready.json()["draining"]) == (503, True)
+            async with server.caller(configure=False) as caller:
+                await caller.tell("session.configure")
+                assert await caller.until_closed() == (1008, "draining")
+                assert caller.events("error")[0]["retryable"]
+            assert (await live.turn())["text"] == REPLY
 
     asyncio.run(main())
 

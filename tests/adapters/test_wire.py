@@ -225,11 +225,21 @@ def masked_head(first: int, length: int) -> bytes:
         (b"\x82\x00", 1002),
         (masked_head(0x82, LARGEST + 1), 1009),
         (masked_head(0x82, 1 << 60), 1009),
+        (masked_head(0x82, (1 << 63) - 1), 1009),
         (b"\xc2\x80\0\0\0\0", 1002),
         (b"\x83\x80\0\0\0\0", 1002),
         (b"\x89\xfe\x00\xff\0\0\0\0" + bytes(255), 1002),
     ],
-    ids=["unmasked", "unmasked and empty", "too large", "far too large", "reserved bit", "unknown opcode", "long ping"],
+    ids=[
+        "unmasked",
+        "unmasked and empty",
+        "too large",
+        "far too large",
+        "endless",
+        "reserved bit",
+        "unknown opcode",
+        "long ping",
+    ],
 )
 def test_what_breaks_the_protocol_closes_the_connection_and_says_why(
     sent: bytes, code: int, after_fragment: bool
