@@ -59,7 +59,7 @@ class Runtime:
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
         self.sessions: dict[str, Session] = {}
-        self.stragglers: set[asyncio.Task[None]] = set()
+        self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
         self._progress = progress
         self._pacer = Pacer()
@@ -237,6 +237,20 @@ class Runtime:
             UnknownName: there is no such agent, or it names what nobody registered.
             SessionError: the process is full or about to stop.
         """
+        self._admit()
+        name, definition = self.settings.agent(agent)
+        services = await self.services(definition)
+        session_id = session_id or new_id("ses")
+        if session := self.sessions.get(session_id):
+            # Somebody else joined while the providers were loading.
+            return session
+        self._admit()
+        session = Session(session_id, name, definition, services, self._host, rates)
+        self.sessions[session.id] = session
+        session.start()
+        return session
+
+    def _admit(self) -> None:
         if self.draining:
             raise SessionError("The server is stopping.", code="draining", fix="Try again in a moment.", retryable=True)
         if len(self.sessions) >= self.settings.limits.sessions:
@@ -246,16 +260,6 @@ class Runtime:
                 fix="Try again later, or raise limits.sessions.",
                 retryable=True,
             )
-        name, definition = self.settings.agent(agent)
-        services = await self.services(definition)
-        session_id = session_id or new_id("ses")
-        if session := self.sessions.get(session_id):
-            # Somebody else joined while the providers were loading.
-            return session
-        session = Session(session_id, name, definition, services, self._host, rates)
-        self.sessions[session.id] = session
-        session.start()
-        return session
 
     def _observer(self, session_id: str) -> Observer:
         recorder, plugins = self.store.recorder, self.plugins
@@ -266,7 +270,7 @@ class Runtime:
 
         return observe
 
-    def _adopt(self, task: asyncio.Task[None]) -> None:
+    def _adopt(self, task: asyncio.Task[Any]) -> None:
         """A task that ignores its cancellation: kept, so that it is not lost, until it ends."""
         self.stragglers.add(task)
         task.add_done_callback(self.stragglers.discard)

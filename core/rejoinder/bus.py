@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from rejoinder.clock import Clock
-from rejoinder.events import ServerEvent, encode
+from rejoinder.events import ServerEvent, encodable, encode
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,11 @@ class Bus:
         event.seq = self.seq
         event.at = self._clock.wall_ms()
         event.session_id = self._session_id
-        data = encode(event)
+        try:
+            data = encode(event)
+        except UnicodeEncodeError:
+            _replace_surrogates(event)
+            data = encode(event)
         for observer in tuple(self._observers):
             try:
                 observer(event, data)
@@ -51,3 +55,11 @@ class Bus:
                 log.exception("an observer of %s failed at %s and is removed", self._session_id, type(event).__name__)
                 if observer in self._observers:
                     self._observers.remove(observer)
+
+
+def _replace_surrogates(event: ServerEvent) -> None:
+    """Make text encodable that holds half a character, as broken models and file names do."""
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            setattr(event, name, encodable(value))

@@ -255,6 +255,11 @@ _decode_command: Callable[[bytes | str], ClientCommand] = msgspec.json.Decoder(C
 _MAX_QUOTED = 200
 
 
+def encodable(text: str) -> str:
+    """`text` with a replacement character for each lone surrogate, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def decode_event(data: bytes | str) -> ServerEvent:
     """The event in `data` (JSON)."""
     return _decode_event(data)

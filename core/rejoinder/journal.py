@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,9 +24,10 @@ class Segment:
 
 @dataclass(slots=True)
 class ToolRound:
-    """The tool calls a model made at once, and what each was answered."""
+    """The tool calls a model made at once, what it `said` before them, and what each was answered."""
 
     calls: tuple[ToolCall, ...]
+    said: str = ""
     results: dict[str, str] = field(default_factory=dict)
 
 
@@ -42,6 +43,7 @@ class Entry:
     segments: list[Segment] = field(default_factory=list)
     rounds: list[ToolRound] = field(default_factory=list)
     heard_text: str = ""
+    cut: bool = False
 
     def speak(self, text: str, start_ms: float) -> Segment:
         """Note that the audio of `text` begins at `start_ms` of the reply."""
@@ -80,10 +82,10 @@ def _first_words(text: str, share: float) -> str:
 
 
 class Journal:
-    """All turns of a conversation, oldest first."""
+    """The newest `keep` turns of a conversation, oldest first."""
 
-    def __init__(self) -> None:
-        self._entries: list[Entry] = []
+    def __init__(self, keep: int = 100) -> None:
+        self._entries = deque[Entry](maxlen=keep)
 
     def propose(self, turn_id: str, reply_id: str, user_text: str | None) -> Entry:
         """A new entry that leaves no trace until it is committed."""
@@ -95,12 +97,13 @@ class Journal:
             entry.state = "committed"
             self._entries.append(entry)
 
-    def finish(self, entry: Entry, heard_text: str) -> None:
-        """The reply is over; of its text the user heard `heard_text`. Every tool call ends in a stated way."""
+    def finish(self, entry: Entry, heard_text: str, *, cut: bool) -> None:
+        """The reply is over; the user heard `heard_text`, not all if it was `cut`. Every tool call gets an end."""
         if entry.state != "committed":
             return
         entry.state = "finished"
         entry.heard_text = heard_text
+        entry.cut = cut
         for tool_round in entry.rounds:
             for call in tool_round.calls:
                 tool_round.results.setdefault(call.id, "The call was cancelled; it may or may not have taken effect.")
@@ -110,28 +113,33 @@ class Journal:
 
         Well-formed always: a tool result follows its call, no call is without one, a turn is never cut in two.
         """
-        turns = [_messages_of(entry) for entry in self._entries if entry is not current]
         tail = _messages_of(current) if current else []
-        count, first = len(tail), len(turns)
-        while first and count + len(turns[first - 1]) <= limit:
-            first -= 1
-            count += len(turns[first])
+        turns: list[list[Message]] = []
+        count = len(tail)
+        for entry in reversed(self._entries):
+            if entry is current:
+                continue
+            messages = _messages_of(entry)
+            count += len(messages)
+            if count > limit:
+                break
+            turns.append(messages)
         system = [Message("system", instructions)] if instructions else []
-        return (*system, *_flat(turns[first:]), *tail)
+        return (*system, *(message for turn in reversed(turns) for message in turn), *tail)
 
 
 def _messages_of(entry: Entry) -> list[Message]:
     messages = [] if entry.user_text is None else [Message("user", entry.user_text)]
+    finished = entry.state == "finished"
+    heard = deque(entry.heard_text.split())
     for tool_round in entry.rounds:
         answered = tuple(call for call in tool_round.calls if call.id in tool_round.results)
+        said = tool_round.said.strip()
+        if finished:
+            said = " ".join(heard.popleft() for _ in range(min(len(heard), len(said.split()))))
         if answered:
-            messages.append(Message("assistant", "", tool_calls=answered))
+            messages.append(Message("assistant", said, tool_calls=answered))
             messages += [Message("tool", tool_round.results[call.id], tool_call_id=call.id) for call in answered]
-    if entry.state == "finished" and entry.heard_text:
-        cut = len(entry.heard_text) < len(entry.text.strip())
-        messages.append(Message("assistant", entry.heard_text + (_CUT if cut else "")))
+    if finished and heard:
+        messages.append(Message("assistant", " ".join(heard) + (_CUT if entry.cut else "")))
     return messages
-
-
-def _flat(turns: Iterable[list[Message]]) -> list[Message]:
-    return [message for turn in turns for message in turn]

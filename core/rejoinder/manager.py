@@ -38,6 +38,7 @@ class Plugins:
         self._pluggy.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
         self._providers: dict[tuple[Kind, str], Provider] | None = None
+        self._tools: dict[str, Tool] | None = None
         self._observers: list[tuple[str, Callable[..., object]]] | None = None
 
     def add(self, name: str, load: Callable[[], object], *, distribution: str = "", version: str = "") -> bool:
@@ -52,7 +53,7 @@ class Plugins:
             self.infos[name] = PluginInfo(name, distribution, version, text, traceback.format_exc())
             return False
         self.infos[name] = PluginInfo(name, distribution, version)
-        self._providers = self._observers = None
+        self._providers = self._tools = self._observers = None
         return True
 
     def providers(self, kind: Kind | None = None) -> list[Provider]:
@@ -78,15 +79,17 @@ class Plugins:
 
     def tools(self) -> dict[str, Tool]:
         """All tools by name."""
-        return {tool.name: tool for tool in self._collect("register_tools")}
+        if self._tools is None:
+            self._tools = {tool.name: tool for tool in self._collect("register_tools", Tool)}
+        return self._tools
 
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""
-        return {model.name: model for model in self._collect("register_models")}
+        return {model.name: model for model in self._collect("register_models", ModelFile)}
 
     def routes(self, runtime: object) -> list[Any]:
         """All route handlers."""
-        return list(self._collect("register_routes", runtime=runtime))
+        return list(self._collect("register_routes", object, runtime=runtime))
 
     def observe(self, session_id: str, event: ServerEvent) -> None:
         """Show `event` to every plugin that implements `on_event`; one that raises is not asked again."""
@@ -103,15 +106,18 @@ class Plugins:
 
     def _all_providers(self) -> Mapping[tuple[Kind, str], Provider]:
         if self._providers is None:
-            self._providers = {(p.kind, p.name): p for p in self._collect("register_providers")}
+            self._providers = {(p.kind, p.name): p for p in self._collect("register_providers", Provider)}
         return self._providers
 
-    def _collect(self, hook: str, **arguments: Any) -> Iterator[Any]:
-        """All items the implementations of `hook` return; an implementation that raises is left out."""
+    def _collect(self, hook: str, kind: type[T], **arguments: Any) -> Iterator[T]:
+        """All items the implementations of `hook` return; one that raises or returns something else is left out."""
         for impl in getattr(self._pluggy.hook, hook).get_hookimpls():
             try:
-                items: Iterable[Any] = impl.function(**{name: arguments[name] for name in impl.argnames}) or ()
-                yield from list(items)
+                items = list(impl.function(**{name: arguments[name] for name in impl.argnames}) or ())
+                for item in items:
+                    if not isinstance(item, kind):
+                        raise TypeError(f"{hook} must return {kind.__name__} objects, not {type(item).__name__}")
+                yield from items
             except Exception as error:  # noqa: BLE001 - as above
                 self._fail(impl.plugin_name, error)
 

@@ -49,6 +49,7 @@ from rejoinder.turn import Stage, TurnScope
 from rejoinder.turns import machine as turns
 
 log = logging.getLogger(__name__)
+_SEE_LOG = "The server's log has the traceback."
 _STALL_S = 1.0
 """A client that stops sending in the middle of speech is taken to have paused."""
 
@@ -73,7 +74,7 @@ class Host:
     pacer: Pacer
     observer: Callable[[str], Observer]
     """`observer(session_id)` sees every event of that session (store, plugins)."""
-    straggler: Callable[[asyncio.Task[None]], None]
+    straggler: Callable[[asyncio.Task[Any]], None]
     on_ended: Callable[[Session], None]
 
 
@@ -115,13 +116,17 @@ class Session:
         advice = services.vad.advice
         self._machine = turns.TurnMachine(agent.turns, advice.end_silence_ms)
         self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
+        vad = services.vad.open()
         self._stt = services.stt.open(language=agent.language, on_partial=self._partial)
-        self._listener = Listener(services.vad.open(), advice, self._stt, host.clock, agent.turns.pause_ms, self._post)
-        self._voice = Voice(services.tts, agent.voice, agent.language, rates.output, host.limits.chunk_ms)
+        self._listener = Listener(vad, advice, self._stt, host.clock, agent.turns.pause_ms, self._post)
+        limit_s = agent.turns.first_audio_timeout_ms / 1000
+        self._voice = Voice(
+            services.tts, agent.tts, agent.voice, agent.language, rates.output, host.limits.chunk_ms, limit_s
+        )
         self._playout = Playout(
             rates.output, host.limits, host.clock, host.pacer, self._send_audio, self._first_sent, self._drained
         )
-        self.journal = Journal()
+        self.journal = Journal(keep=agent.history_messages)
         context = ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True))
         self._stage = Stage(
             clock=host.clock,
@@ -188,44 +193,79 @@ class Session:
             reason = "cancelled"
         except Exception:
             log.exception("session %s failed", self.id)
-            self._publish(
-                Error(code="internal", message="The session failed.", fix="The server's log has the traceback.")
-            )
+            self._publish(Error(code="internal", message="The session failed.", fix=_SEE_LOG))
         finally:
             await self._free(reason)
 
     async def _control(self) -> str:
+        """Read the inbox until the session is to end; the reason why.
+
+        An event that cannot be handled costs its reply, not the session; two in a row end it.
+        """
+        failed = False
         async for event in self._inbox:
-            scope = self._scope
-            if isinstance(event, turns.ReplyOver) and scope and scope.epoch == event.epoch and scope.committed:
-                # Before the machine hears of it: what it says next must come after this reply's end.
-                await self._finish_scope()
-            for command in self._machine.handle(event, self._clock.monotonic()):
-                if isinstance(command, turns.End):
-                    return command.reason
-                await self._execute(command)
+            try:
+                if reason := await self._react(event):
+                    return reason
+                failed = False
+            except Exception:
+                if failed:
+                    raise
+                failed = True
+                log.exception("%s in %s failed", type(event).__name__, self.id)
+                self._publish(Error(code="internal", message="Something failed.", fix=_SEE_LOG))
+                if self._scope is not None:
+                    self._post(turns.ReplyOver(self._scope.epoch, failed=True))
         return "overloaded"
 
+    async def _react(self, event: turns.Input) -> str | None:
+        scope = self._scope
+        if isinstance(event, turns.ReplyOver) and scope and scope.epoch == event.epoch and scope.committed:
+            # Before the machine hears of it: what it says next must come after this reply's end.
+            await self._finish_scope()
+        for command in self._machine.handle(event, self._clock.monotonic()):
+            if isinstance(command, turns.End):
+                return command.reason
+            await self._execute(command)
+        return None
+
     async def _free(self, reason: str) -> None:
-        """The one way out: whatever happened before, this frees everything."""
+        """The one way out: whatever happened before and whatever hangs now, this frees everything."""
         self._inbox.close()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        tidying = asyncio.create_task(self._tidy(), name=f"closing {self.id}")
+        try:
+            await asyncio.wait({tidying}, timeout=self._limits.close_ms / 2000)
+        except asyncio.CancelledError:
+            log.warning("closing %s was cut short", self.id)
+        if not tidying.done():
+            log.warning("closing %s takes too long; what hangs is let go", self.id)
+            tidying.cancel()
+            self._host.straggler(tidying)
+        # From here on nothing waits, so nothing can keep the end from being told.
+        self._playout.clear()
+        self.ended_reason = reason
+        try:
+            self._publish(SessionEnded(reason=reason))
+        finally:
+            links, self._links = self._links, []
+            for link in links:
+                link.ended(reason)
+            self._host.on_ended(self)
+
+    async def _tidy(self) -> None:
         if self._scope is not None:
             scope, self._scope = self._scope, None
-            await scope.cancel("ended", self._silence_of(scope))
-        self._playout.clear()
+            try:
+                await scope.cancel("ended", self._silence_of(scope))
+            except Exception:
+                log.exception("the reply of %s did not end cleanly", self.id)
         try:
             await self._stt.close()
         except Exception:
             log.exception("the STT stream of %s did not close", self.id)
-        self.ended_reason = reason
-        self._publish(SessionEnded(reason=reason))
-        for link in tuple(self._links):
-            self._links.remove(link)
-            link.receiver.on_closed(reason)
-        self._host.on_ended(self)
 
     # -- connections
 
@@ -257,6 +297,9 @@ class Session:
             link.close()
             if self._speaker is link:
                 self._speaker = None
+            if self._audible() is None and self._playout.playing:
+                # Nobody hears the rest, so it must not count as heard.
+                self._post(turns.InterruptAsked())
             self._idle()
 
     def _idle(self) -> None:
@@ -268,8 +311,15 @@ class Session:
         """User audio, PCM16 at 16 kHz; of several clients the first that sends audio is the speaker."""
         if self._speaker is None:
             self._speaker = link
-        if self._speaker is link and not self._inbox.closed:
+        if self._speaker is not link or self._inbox.closed:
+            return
+        try:
             self._listener.feed(pcm)
+        except Exception as error:
+            log.exception("the VAD of %s failed", self.id)
+            self._publish(Error(code="vad_failed", message=f"Listening failed: {error}.", fix=_SEE_LOG))
+            self.end("vad_failed")
+            self._inbox.close()
 
     def obey(self, link: LocalLink, command: ClientCommand) -> None:
         """Do what a client wants.
@@ -406,10 +456,19 @@ class Session:
 
     async def _flush(self, attempt: int) -> None:
         text: str | None = None
+        flush = asyncio.create_task(self._stt.flush(), name=f"transcript for {self.id}")
         try:
-            text = await self._stt.flush()
+            await asyncio.wait({flush})
+            text = flush.result()
         except RejoinderError as error:
             self.complain(error)
+        except asyncio.CancelledError:
+            # A provider that swallows this must not hold up the session.
+            flush.cancel()
+            await asyncio.wait({flush}, timeout=self._limits.cancel_ms / 1000)
+            if not flush.done():
+                self._host.straggler(flush)
+            raise
         except Exception:
             log.exception("STT failed in %s", self.id)
         self._transcribed_at = self._clock.monotonic()
@@ -438,10 +497,10 @@ class Session:
     def _audible(self) -> Voice | None:
         return self._voice if any(link.audio for link in self._links) else None
 
-    def _send_audio(self, pcm: bytes) -> None:
-        for link in self._links:
+    def _send_audio(self, pcm: bytes, last: bool) -> None:
+        for link in tuple(self._links):
             if link.audio:
-                link.deliver(pcm)
+                link.deliver(pcm, last)
 
     def _first_sent(self, epoch: int) -> None:
         if self._scope is not None and self._scope.epoch == epoch:
@@ -482,9 +541,10 @@ class LocalLink:
         self.receiver = receiver
         self.audio = audio
         self._session = session
+        self._rates = rates
         self._input = Resampler(rates.input, ENGINE_RATE)
         self._output = Resampler(session.rates.output, rates.output)
-        self._unsubscribe = session.bus.subscribe(receiver.on_event)
+        self._unsubscribe = session.bus.subscribe(self._on_event)
 
     def send_audio(self, pcm: bytes) -> None:
         """User audio: PCM16 mono at the link's input rate.
@@ -508,10 +568,34 @@ class LocalLink:
         """
         self._session.obey(self, command)
 
-    def deliver(self, pcm: bytes) -> None:
-        """Reply audio at the session's output rate."""
-        if converted := self._output.process(pcm):
-            self.receiver.on_audio(converted)
+    def deliver(self, pcm: bytes, last: bool) -> None:
+        """Reply audio at the session's output rate; a receiver that fails is detached, the others go on."""
+        try:
+            if converted := self._output.process(pcm, last=last):
+                self.receiver.on_audio(converted)
+        except Exception:
+            log.exception("a connection of %s failed and is detached", self.session_id)
+            self._session.detach(self)
+        if last:
+            self._renew()
+
+    def ended(self, reason: str) -> None:
+        """The session is over."""
+        self._unsubscribe()
+        try:
+            self.receiver.on_closed(reason)
+        except Exception:
+            log.exception("a connection of %s failed at the end", self.session_id)
+
+    def _on_event(self, event: ServerEvent, data: bytes) -> None:
+        if isinstance(event, ClearAudio):
+            self._renew()
+        self.receiver.on_event(event, data)
+
+    def _renew(self) -> None:
+        """The converter holds back some ms; what is left of one reply must not begin the next."""
+        if self._rates.output != self._session.rates.output:
+            self._output = Resampler(self._session.rates.output, self._rates.output)
 
     def close(self) -> None:
         """Leave. Idempotent."""

@@ -41,7 +41,7 @@ class TurnPolicy(_Section):
         8_000, ge=100, description="The end of a turn waits this long for its transcript."
     )
     first_audio_timeout_ms: int = Field(
-        20_000, ge=100, description="A reply that has produced nothing after this is given up."
+        20_000, ge=100, description="A reply that produces nothing (more) for this long is given up."
     )
     barge_in: bool = Field(True, description="Speech during the answer stops it.")
 
@@ -76,7 +76,7 @@ class Limits(_Section):
     credit_ms: int = Field(400, ge=40, description="Audio sent beyond what the client says it has played, at most.")
     inbox: int = Field(256, ge=16, description="Control messages waiting for a session.")
     outbox_bytes: int = Field(1_048_576, ge=65_536, description="Bytes waiting for one slow socket; then it is closed.")
-    message_bytes: int = Field(65_536, ge=4096, description="The largest WebSocket message.")
+    message_bytes: int = Field(32_768, ge=4096, description="The largest WebSocket message.")
     text_chars: int = Field(16_384, ge=1, description="The longest text a user may send.")
     sessions: int = Field(1000, ge=1, description="Live sessions in this process.")
     room_ttl_s: int = Field(3600, ge=1, description="A room nobody has joined is closed after this.")

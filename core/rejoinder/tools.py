@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from rejoinder.errors import ToolError
+from rejoinder.events import encodable
 from rejoinder.providers import Tool, ToolCall, ToolContext
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ async def run_tool(tools: Mapping[str, Tool], call: ToolCall, context: ToolConte
         arguments = _arguments(call)
         async with asyncio.timeout(timeout_s):
             text = await tool.run(arguments, context)
+        if not isinstance(text, str):
+            raise TypeError(f"a tool must return text, this one returned {type(text).__name__}")
     except ToolError as error:
         return ToolResult("failed", error.message)
     except TimeoutError:
@@ -39,6 +42,7 @@ async def run_tool(tools: Mapping[str, Tool], call: ToolCall, context: ToolConte
     except Exception:
         log.exception("the tool %s failed", call.name)
         return ToolResult("failed", f"{call.name} failed with an internal error.")
+    text = encodable(text)
     return ToolResult("ok", text if len(text) <= _MAX_RESULT else text[:_MAX_RESULT] + " [cut]")
 
 

@@ -15,7 +15,16 @@ from typing import Literal, NamedTuple
 from rejoinder.channel import Channel
 from rejoinder.clock import Clock
 from rejoinder.errors import RejoinderError
-from rejoinder.events import Error, ReplyFinished, ReplyStarted, ReplyText, ServerEvent, TurnCommitted, TurnMetrics
+from rejoinder.events import (
+    Error,
+    ReplyFinished,
+    ReplyStarted,
+    ReplyText,
+    ServerEvent,
+    TurnCommitted,
+    TurnMetrics,
+    encodable,
+)
 from rejoinder.journal import Entry, Journal
 from rejoinder.metrics import TurnTimer
 from rejoinder.settings import Limits
@@ -75,6 +84,7 @@ class TurnScope:
         self._over = False
         self._speculated = False
         self._reason: EndReason = "completed"
+        self._error: RejoinderError | None = None
         stage.playout.begin(epoch)
         self._host = asyncio.create_task(self._run(), name=f"reply {epoch} of {entry.turn_id}")
 
@@ -154,7 +164,7 @@ class TurnScope:
             heard = " ".join(segment.text for segment in entry.segments)
         else:
             heard = entry.heard(played.ms)
-        stage.journal.finish(entry, heard.strip())
+        stage.journal.finish(entry, heard.strip(), cut=reason != "completed")
         stage.publish(
             ReplyFinished(
                 reply_id=entry.reply_id,
@@ -166,8 +176,9 @@ class TurnScope:
                 estimated=played.estimated,
             )
         )
-        spans = self.timer.spans()
-        if spans and entry.user_text is not None:
+        # A turn that was never answered has no response time; counting its wait would flatter the figures.
+        if entry.user_text is not None and "sent" in self.timer:
+            spans = self.timer.spans()
             stage.publish(
                 TurnMetrics(
                     turn_id=entry.turn_id,
@@ -187,28 +198,40 @@ class TurnScope:
         try:
             if self._voice is None:
                 await self._write()
-                stage.post(ReplyOver(self.epoch))
+                if self.entry.text.strip() or self.entry.rounds:
+                    stage.post(ReplyOver(self.epoch))
+                else:
+                    self._failed(_nothing_said())
                 return
             chunks: Channel[str] = Channel(stage.limits.text_chunks)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._think(chunks))
                 group.create_task(self._speak(chunks, self._voice))
-            if stage.playout.pushed_ms > 0:
+            if self._error is not None:
+                self._failed(self._error)
+            elif stage.playout.pushed_ms > 0:
                 stage.playout.finish(self.epoch)
             elif self.entry.rounds:
                 await self._committed.wait()
                 stage.post(ReplyOver(self.epoch))
             else:
-                self._failed(
-                    RejoinderError("The language model answered nothing that can be said.", code="empty_reply")
-                )
-        except Exception as group_error:
-            error = _first(group_error)
-            if not isinstance(error, RejoinderError):
-                log.exception("reply %s of %s failed", self.epoch, self.entry.turn_id)
-                name = type(error).__name__
-                error = RejoinderError(f"The reply failed: {name}: {error}.", fix="The server's log has the traceback.")
-            self._failed(error)
+                self._failed(_nothing_said())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this reply: the exception leaked out of a provider.
+            self._failed(RejoinderError("A provider cancelled itself.", code="provider_failed", retryable=True))
+        except Exception as error:  # noqa: BLE001 - told to the client and logged by `_explained`
+            self._failed(self._explained(error))
+
+    def _explained(self, error: Exception) -> RejoinderError:
+        first = _first(error)
+        if isinstance(first, RejoinderError):
+            return first
+        log.error("reply %s of %s failed", self.epoch, self.entry.turn_id, exc_info=error)
+        text = f"The reply failed: {type(first).__name__}: {first}."
+        return RejoinderError(text, fix="The server's log has the traceback.")
 
     def _failed(self, error: RejoinderError) -> None:
         """Say so; what was already made is still played, then the reply ends as failed."""
@@ -238,6 +261,7 @@ class TurnScope:
             async for delta in deltas:
                 if not self.entry.text:
                     self.timer.mark("first_token", self._stage.clock.monotonic())
+                delta = encodable(delta)
                 self.entry.text += delta
                 self._tell(ReplyText(reply_id=self.entry.reply_id, delta=delta))
                 yield delta
@@ -253,10 +277,13 @@ class TurnScope:
     async def _think(self, chunks: Channel[str]) -> None:
         chunker = Chunker()
         try:
-            async with aclosing(self._text()) as deltas:
-                async for delta in deltas:
-                    for chunk in chunker.feed(delta):
-                        await self._chunk(chunk, chunks)
+            try:
+                async with aclosing(self._text()) as deltas:
+                    async for delta in deltas:
+                        for chunk in chunker.feed(delta):
+                            await self._chunk(chunk, chunks)
+            except Exception as error:  # noqa: BLE001 - reported once what came before it has been spoken
+                self._error = self._explained(error)
             for chunk in chunker.finish():
                 await self._chunk(chunk, chunks)
         finally:
@@ -275,6 +302,10 @@ class TurnScope:
                     self.timer.mark("first_audio", self._stage.clock.monotonic())
                     await playout.push(self.epoch, pcm)
             segment.end_ms = playout.pushed_ms
+
+
+def _nothing_said() -> RejoinderError:
+    return RejoinderError("The language model answered nothing to say.", code="empty_reply")
 
 
 async def _once(text: str) -> AsyncGenerator[str, None]:

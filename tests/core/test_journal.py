@@ -37,7 +37,7 @@ def test_a_chunk_cut_while_it_was_made_is_measured_by_a_common_pace() -> None:
 
 def test_a_proposal_leaves_no_trace() -> None:
     journal = Journal()
-    journal.finish(journal.propose("turn_1", "rep_1", "hello"), "never")
+    journal.finish(journal.propose("turn_1", "rep_1", "hello"), "never", cut=False)
     assert journal.messages("be kind", 10) == (Message("system", "be kind"),)
 
 
@@ -46,7 +46,7 @@ def test_an_interrupted_reply_is_remembered_as_far_as_it_was_heard() -> None:
     entry = journal.propose("turn_1", "rep_1", "tell me")
     journal.commit(entry)
     entry.text = "It was a dark night."
-    journal.finish(entry, "It was")
+    journal.finish(entry, "It was", cut=True)
     assert journal.messages("", 10)[-1] == Message("assistant", "It was...")
 
 
@@ -54,8 +54,8 @@ def test_a_call_that_was_cut_off_gets_an_answer() -> None:
     journal = Journal()
     entry = journal.propose("turn_1", "rep_1", "book it")
     journal.commit(entry)
-    entry.rounds.append(ToolRound((ToolCall("c1", "book", "{}"), ToolCall("c2", "pay", "{}")), {"c1": "booked"}))
-    journal.finish(entry, "")
+    entry.rounds.append(ToolRound((ToolCall("c1", "book", "{}"), ToolCall("c2", "pay", "{}")), "", {"c1": "booked"}))
+    journal.finish(entry, "", cut=True)
     roles = [(message.role, message.tool_call_id) for message in journal.messages("", 10)]
     assert roles == [("user", ""), ("assistant", ""), ("tool", "c1"), ("tool", "c2")]
 
@@ -82,10 +82,10 @@ def test_history_is_always_well_formed_and_bounded(
         for index, answered in enumerate(rounds):
             calls = tuple(ToolCall(f"{number}.{index}.{n}", "tool", "{}") for n in range(len(answered)))
             results = {call.id: "ok" for call, done in zip(calls, answered, strict=True) if done}
-            entry.rounds.append(ToolRound(calls, results))
+            entry.rounds.append(ToolRound(calls, "", results))
         entry.text = heard
         if finished:
-            journal.finish(entry, heard)
+            journal.finish(entry, heard, cut=False)
     messages = journal.messages("system", limit)
     assert messages[0].role == "system"
     assert len(messages) <= limit + 1

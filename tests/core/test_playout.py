@@ -30,10 +30,14 @@ class Rig:
             Limits.model_validate(limits),
             LoopClock(),
             self.pacer,
-            lambda data: self.sent.append((asyncio.get_running_loop().time(), len(data) * 1000 // (2 * RATE))),
+            self._took,
             self.first.append,
             lambda epoch: self.drained.append((asyncio.get_running_loop().time(), epoch)),
         )
+
+    def _took(self, data: bytes, last: bool) -> None:
+        if data:
+            self.sent.append((asyncio.get_running_loop().time(), len(data) * 1000 // (2 * RATE)))
 
     def sent_ms(self) -> int:
         return sum(ms for _, ms in self.sent)

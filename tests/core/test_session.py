@@ -16,6 +16,7 @@ from rejoinder.events import (
     Event,
     Interrupt,
     Ping,
+    Playback,
     Pong,
     ReplyFinished,
     ReplyStarted,
@@ -30,6 +31,7 @@ from rejoinder.events import (
     TurnCommitted,
     TurnMetrics,
 )
+from rejoinder.journal import Entry
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
 from rejoinder.session import Rates
 from rejoinder.settings import Agent, Limits, TurnPolicy
@@ -503,5 +505,287 @@ def test_200_sessions_leave_no_task_behind() -> None:
             async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
                 await user.turn(400, 20 * (number % 40))
         assert asyncio.all_tasks() == before
+
+    run_virtual(main())
+
+
+def test_absurd_playback_reports_change_nothing() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
+            user.write("hi")
+            await user.pause(500)
+            reply_id = user.events(ReplyStarted)[0].reply_id
+            for played_ms in (1e308, -1e308, 0.0):
+                user.command(Playback(reply_id=reply_id, played_ms=played_ms))
+            user.command(Interrupt())
+            metrics = await user.until(TurnMetrics)
+            assert 0 <= metrics.response_us < 100_000
+            assert user.session.ended_reason is None
+
+    run_virtual(main())
+
+
+def test_half_a_character_is_replaced_and_hurts_nobody() -> None:
+    async def main() -> None:
+        async def broken(arguments: dict[str, Any], context: ToolContext) -> str:
+            return "caf\udce9"
+
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            return ("Smile \ud83d now.",) if request.messages[-1].role == "tool" else (ToolCall("a", "broken", "{}"),)
+
+        async with pilot(llm=ScriptedLlm(script), tools=[Tool("broken", "", broken)]) as user:
+            user.write("hi")
+            assert (await user.until(ReplyFinished)).text == "Smile ? now."
+            assert user.events(ToolReturned)[0].result == "caf?"
+            user.llm.script = say(ProviderError("llm", "bad \udce9 text"))
+            user.write("again")
+            assert (await user.until(Error)).message == "llm: bad ? text"
+
+    run_virtual(main())
+
+
+def test_a_hanging_stt_cannot_keep_a_session_from_ending() -> None:
+    class Deaf(ScriptedStt):
+        def open(self, **options: Any) -> Any:
+            stream = super().open(**options)
+
+            async def hang() -> str:
+                while True:
+                    try:
+                        await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        if asyncio.get_running_loop().time() > 100_000:
+                            raise
+
+            stream.flush = stream.close = hang  # type: ignore[method-assign,assignment]
+            return stream
+
+    async def main() -> None:
+        async with pilot(stt=Deaf()) as user:
+            await user.turn(600, 200)
+            user.session.end("enough")
+            async with asyncio.timeout(10):
+                await user.session.wait()
+            assert user.events(SessionEnded)[0].reason == "enough"
+            assert user.closed_reason == "enough"
+        await asyncio.sleep(200_000)
+
+    run_virtual(main(), limit_s=400_000)
+
+
+def test_a_connection_that_fails_is_detached_and_the_others_go_on() -> None:
+    class Broken(SessionPilot):
+        def on_audio(self, pcm: bytes) -> None:
+            raise OSError("gone")
+
+        def on_closed(self, reason: str) -> None:
+            raise OSError("gone")
+
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say("One two three."))) as user:
+            user.session.attach(Broken(), Rates(16000, 24000), audio=True)
+            user.session.attach(Broken(), Rates(16000, 24000), audio=False)
+            user.write("hi")
+            assert (await user.until(ReplyFinished)).reason == "completed"
+            assert len(user.audio()) == 3 * 200 * 48
+        assert user.closed_reason == "test_over"
+
+    run_virtual(main())
+
+
+def test_a_defect_costs_the_reply_and_not_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say("Fine."))) as user:
+            commit = user.session.journal.commit
+
+            def break_once(entry: Entry) -> None:
+                monkeypatch.setattr(user.session.journal, "commit", commit)
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(user.session.journal, "commit", break_once)
+            user.write("hi")
+            assert (await user.until(Error)).code == "internal"
+            await user.pause(1500)
+            user.write("again")
+            await user.pause(1000)
+            assert user.events(ReplyFinished)[-1].heard_text == "Fine."
+
+    run_virtual(main())
+
+
+def test_a_vad_that_fails_ends_the_session_with_a_word() -> None:
+    async def main() -> None:
+        async with pilot() as user:
+            user.session._listener._vad.process = lambda frame: 1 / 0  # type: ignore[method-assign]
+            await user.pause(200)
+            await user.session.wait()
+            assert [event.code for event in user.events(Error)] == ["vad_failed"]
+            assert user.events(SessionEnded)[0].reason == "vad_failed"
+
+    run_virtual(main())
+
+
+def test_a_model_that_hangs_after_its_first_sentence_is_given_up() -> None:
+    async def main() -> None:
+        agent = Agent(turns=TurnPolicy(first_audio_timeout_ms=3000))
+        async with pilot(llm=ScriptedLlm(say("I was going to say. ", 1e6, "late")), agent=agent) as user:
+            user.write("hi")
+            finished = await user.until(ReplyFinished)
+            assert (finished.reason, finished.heard_text) == ("failed", "I was going to say.")
+            assert user.events(Error)[0].code == "provider_timeout"
+
+    run_virtual(main())
+
+
+def test_a_model_error_lets_a_slow_voice_finish_what_was_said_before_it() -> None:
+    async def main() -> None:
+        llm = ScriptedLlm(say("I was going to say. ", ProviderError("llm", "cut")))
+        async with pilot(llm=llm, tts=ScriptedTts(delay_s=0.5)) as user:
+            user.write("hi")
+            finished = await user.until(ReplyFinished)
+            assert (finished.reason, finished.heard_text) == ("failed", "I was going to say.")
+
+    run_virtual(main())
+
+
+def test_a_provider_that_cancels_itself_has_failed() -> None:
+    async def main() -> None:
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            yield "Well. "
+            raise asyncio.CancelledError
+
+        async with pilot(llm=ScriptedLlm(script), audio=False) as user:
+            user.write("hi")
+            assert (await user.until(ReplyFinished)).reason == "failed"
+
+    run_virtual(main())
+
+
+def test_a_client_that_is_put_to_sleep_does_not_hold_the_reply_open() -> None:
+    async def main() -> None:
+        async with pilot() as user:
+            user.write("hi")
+            await user.pause(200)
+            reply_id = user.events(ReplyStarted)[0].reply_id
+            for _ in range(100):
+                user.command(Playback(reply_id=reply_id, played_ms=60))
+                await user.pause(100)
+            assert user.events(ReplyFinished)[0].reason == "completed"
+
+    run_virtual(main())
+
+
+def test_history_says_cut_off_only_where_it_was() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say("First part.\n\nSecond part."))) as user:
+            user.write("one")
+            await user.until(ReplyFinished)
+            user.write("two")
+            await user.until(ReplyFinished, 2)
+            assert user.llm.requests[-1].messages[2] == Message("assistant", "First part. Second part.")
+
+    run_virtual(main())
+
+
+def test_what_was_said_before_a_tool_call_stays_before_it_in_the_history() -> None:
+    async def main() -> None:
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            return (
+                ("It is noon.",) if request.messages[-1].role == "tool" else ("Let me see.", ToolCall("a", "one", "{}"))
+            )
+
+        async with pilot(llm=ScriptedLlm(script), tools=[tool("one", [])]) as user:
+            user.write("time?")
+            await user.until(ReplyFinished)
+            assert user.llm.requests[1].messages[2].content == "Let me see."
+            contents = [message.content for message in user.session.journal.messages("", 10)]
+            assert contents == ["time?", "Let me see.", "one done", "It is noon."]
+
+    run_virtual(main())
+
+
+def test_speech_resumed_over_a_typed_turns_answer_stops_it() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
+            await user.turn(600, 140)
+            user.write("typed")
+            await user.pause(40)
+            await user.speak(1000)
+            assert user.events(ClearAudio)
+            assert not user.audio_after(ClearAudio)
+
+    run_virtual(main())
+
+
+def test_turns_that_were_never_answered_have_no_response_time() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(1000.0, "late"))) as user:
+            await user.turn(600, 600)
+            user.command(Interrupt())
+            await user.until(ReplyFinished)
+            await user.pause(200)
+            assert user.events(TurnMetrics) == []
+
+    run_virtual(main())
+
+
+def test_when_the_last_listener_leaves_the_rest_counts_as_unheard() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
+            user.write("hi")
+            await user.pause(1500)
+            user._link.close()
+            await asyncio.sleep(1)
+            heard = user.session.journal.messages("", 10)[-1].content
+            assert heard.startswith("This is sentence number 0.")
+            assert len(heard) < 60
+
+    run_virtual(main())
+
+
+def test_nothing_of_an_interrupted_reply_is_left_in_a_rate_converter() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
+            other = SessionPilot(reports=True)
+            other._link = user.session.attach(other, Rates(8000, 8000), audio=True)
+            other.session = user.session
+            user.write("hi")
+            await user.pause(1000)
+            user.command(Interrupt())
+            await user.pause(40)
+            user.tts.level = 0
+            user.write("again")
+            await user.pause(500)
+            assert other.audio_after(ClearAudio)
+            samples = memoryview(other.audio_after(ClearAudio)).cast("h")
+            assert max(map(abs, samples)) < 10, "but for dither, silence"
+
+    run_virtual(main())
+
+
+def test_a_client_at_another_rate_gets_all_of_a_reply_and_finishes_it() -> None:
+    async def main() -> None:
+        async with pilot() as user:
+            other = SessionPilot()
+            other._link = user.session.attach(other, Rates(8000, 8000), audio=True)
+            user.write("hi")
+            await user.until(ReplyFinished)
+            assert len(other.audio()) == len(user.audio()) // 3
+
+    run_virtual(main())
+
+
+def test_a_tool_that_returns_no_text_has_failed() -> None:
+    async def main() -> None:
+        async def odd(arguments: dict[str, Any], context: ToolContext) -> Any:
+            return None
+
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            return ("Well.",) if request.messages[-1].role == "tool" else (ToolCall("a", "odd", "{}"),)
+
+        async with pilot(llm=ScriptedLlm(script), tools=[Tool("odd", "", odd)]) as user:
+            user.write("hi")
+            assert (await user.until(ReplyFinished)).reason == "completed"
+            assert user.events(ToolReturned)[0].status == "failed"
 
     run_virtual(main())

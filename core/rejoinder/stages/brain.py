@@ -11,6 +11,7 @@ from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
 from rejoinder.journal import Entry, Journal, ToolRound
 from rejoinder.providers import LlmProvider, LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
+from rejoinder.stages.punctual import punctual
 from rejoinder.tools import run_tool
 
 
@@ -44,7 +45,9 @@ class Brain:
                 self.agent.temperature,
             )
             calls: list[ToolCall] = []
-            async with aclosing(self.llm.stream(request)) as deltas:
+            before = len(entry.text)
+            limit_s = self.agent.turns.first_audio_timeout_ms / 1000
+            async with aclosing(punctual(self.llm.stream(request), limit_s, self.agent.llm)) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, ToolCall):
                         calls.append(delta)
@@ -52,18 +55,20 @@ class Brain:
                         yield delta
             if not calls:
                 return
-            if entry.text and not entry.text[-1].isspace():
+            said = entry.text[before:]
+            if said and not said[-1].isspace():
                 yield " "
-            await self._run(calls, entry, committed, tell)
+            await self._run(calls, said, entry, committed, tell)
 
     async def _run(
         self,
         calls: list[ToolCall],
+        said: str,
         entry: Entry,
         committed: Callable[[], Awaitable[object]],
         tell: Callable[[ServerEvent], None],
     ) -> None:
-        tool_round = ToolRound(tuple(calls))
+        tool_round = ToolRound(tuple(calls), said)
         entry.rounds.append(tool_round)
 
         async def run(call: ToolCall) -> None:

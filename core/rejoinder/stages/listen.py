@@ -15,8 +15,8 @@ _PRE_ROLL_MS = 300
 
 
 class Listener:
-    """One session's ear. `post` gets `SpeechBegan` and `SpeechPaused`; times are counted in audio, not on the clock,
-    so that a network stall is no silence.
+    """One session's ear. `post` gets `SpeechBegan` and `SpeechPaused`; speech and pause are counted in audio, not on
+    the clock, so that a network stall in the middle of a word is no pause.
     """
 
     def __init__(

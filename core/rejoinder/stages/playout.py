@@ -18,8 +18,10 @@ from rejoinder.settings import Limits
 log = logging.getLogger(__name__)
 _SLACK_MS = 1.0
 """A tick that comes a little early must not put its frame off to the next one."""
+_UNHEARD_MS = 40.0
+"""A client that has played all but this much is done; its own resampler may hold some back."""
 _SILENT_CLIENT_S = 2.0
-"""A client that reported and then says nothing for this long is paced by the clock instead."""
+"""A client that reported and then says nothing new for this long is paced by the clock instead."""
 
 
 class Pacer:
@@ -55,7 +57,7 @@ class Pacer:
                 playout.tick()
             except Exception:
                 log.exception("a playout failed and is stopped")
-                self.remove(playout)
+                playout.give_up()
         if not self._playing:
             self._timer = None
             return
@@ -66,7 +68,8 @@ class Pacer:
 
 
 class Playout:
-    """A session's mouth at `rate` Hz. `send` gets PCM16; `on_sent(epoch)` the first time; `on_drained(epoch)` when
+    """A session's mouth at `rate` Hz. `send(pcm, last)` gets PCM16, `last` with the end of a
+    reply (`pcm` may be empty then); `on_sent(epoch)` is called the first time, `on_drained(epoch)` when
     all of a finished reply has been played.
     """
 
@@ -76,7 +79,7 @@ class Playout:
         limits: Limits,
         clock: Clock,
         pacer: Pacer,
-        send: Callable[[bytes], None],
+        send: Callable[[bytes, bool], None],
         on_sent: Callable[[int], None],
         on_drained: Callable[[int], None],
     ) -> None:
@@ -97,6 +100,7 @@ class Playout:
         self._head = memoryview(b"")
         self._gate_open = False
         self._finished = False
+        self._told_last = False
         self._pushed = 0
         self._sent = 0
         # The playhead: it was at `_base_ms` at `_base_at` and moves with the clock until it reaches what was sent.
@@ -126,6 +130,11 @@ class Playout:
         self._pushed += len(pcm)
         if self._gate_open and self._base_at is None:
             self.tick()
+
+    @property
+    def playing(self) -> bool:
+        """Whether a reply is being played."""
+        return self._epoch != 0 and self._gate_open
 
     @property
     def pushed_ms(self) -> float:
@@ -163,10 +172,13 @@ class Playout:
         if self._sent == 0:
             return
         now = self._clock.monotonic()
+        played_ms = min(max(0.0, played_ms), self.sent_ms)
         if played_ms > 0 and self.first_play_at is None:
             self.first_play_at = now - played_ms / 1000 if self._reported_at is None else now
-        self._reported_ms = min(max(self._reported_ms, played_ms), self.sent_ms)
-        self._reported_at = now
+        # A report that says nothing new is no sign of life: its client may have been put to sleep.
+        if self._reported_at is None or played_ms > self._reported_ms:
+            self._reported_at = now
+            self._reported_ms = max(self._reported_ms, played_ms)
 
     @property
     def sent_ms(self) -> float:
@@ -205,10 +217,22 @@ class Playout:
             ahead = min(ahead, self._limits.credit_ms - (self.sent_ms - self._reported_ms))
         if (frames := int((ahead + _SLACK_MS) // FRAME_MS)) > 0:
             self._send_due(frames * self._frame_bytes, now)
-        if self._finished and not self._head and not len(self._queue) and self._is_played(now):
-            epoch = self._epoch
-            self._pacer.remove(self)
-            self._on_drained(epoch)
+        if not self._is_empty():
+            return
+        if not self._told_last:
+            self._told_last = True
+            self._send(b"", True)
+        if self._is_played(now):
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Play no more of the current reply: it is over."""
+        self._pacer.remove(self)
+        self._on_drained(self._epoch)
+
+    def _is_empty(self) -> bool:
+        """Whether all of a finished reply has been sent."""
+        return self._finished and not self._head and not len(self._queue)
 
     def _send_due(self, limit: int, now: float) -> None:
         pcm = self._take(limit)
@@ -221,7 +245,8 @@ class Playout:
         due = self._base_at + max(0.0, self.sent_ms - self._base_ms - self._limits.lead_ms + FRAME_MS) / 1000
         self.jitter.packet(now, due)
         self._sent += len(pcm)
-        self._send(pcm)
+        self._told_last = self._is_empty()
+        self._send(pcm, self._told_last)
         if first:
             self._on_sent(self._epoch)
 
@@ -249,5 +274,5 @@ class Playout:
 
     def _is_played(self, now: float) -> bool:
         if self._reported_at is not None and not self.estimated:
-            return self._reported_ms >= self.sent_ms - FRAME_MS
+            return self._reported_ms >= self.sent_ms - _UNHEARD_MS
         return self._playhead(now) >= self.sent_ms

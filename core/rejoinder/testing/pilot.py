@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rejoinder.audio import FRAME_MS
 from rejoinder.clock import LoopClock
@@ -141,7 +141,7 @@ async def pilot(
     client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts or ScriptedTts()
     services = Services(ScriptedVad(), client.stt, client.llm, client.tts, {tool.name: tool for tool in tools})
     pacer = Pacer()
-    stragglers: list[asyncio.Task[None]] = []
+    stragglers: list[asyncio.Task[Any]] = []
     host = Host(
         limits=limits or Limits(),
         clock=LoopClock(),

@@ -156,6 +156,7 @@ class ScriptedTts(_Loaded):
     ms_per_word: float = 200
     piece_ms: float = 200
     delay_s: float = 0.0
+    level: int = 8_000
     spoken: list[str] = field(default_factory=list)
 
     async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[bytes, None]:
@@ -165,5 +166,5 @@ class ScriptedTts(_Loaded):
             await asyncio.sleep(self.delay_s)
         left = len(text.split()) * self.ms_per_word
         while left > 0:
-            yield tone(min(left, self.piece_ms), self.sample_rate)
+            yield tone(min(left, self.piece_ms), self.sample_rate, self.level)
             left -= self.piece_ms

@@ -280,6 +280,9 @@ class TurnMachine:
             self._do(TellSpeech("started", self._speech_turn))
             self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
         else:
+            if self._policy.barge_in:
+                # A typed message may have been answered during the pause.
+                self._stop_reply("interrupted")
             self._discard_proposal()
             self._do(StopTimer("end_of_turn"), StopTimer("transcript"))
             if self.user == "done":
