@@ -14,11 +14,12 @@ from litestar.params import FromPath
 from litestar.types import Send
 
 from rejoinder.app import Runtime
+from rejoinder.audio import Rates, check_rates
 from rejoinder.errors import ProtocolError, RejoinderError
 from rejoinder.events import Configure, Error, Ping, Pong, ServerEvent, decode_command, encode
 from rejoinder.hookspecs import hookimpl
 from rejoinder.link import SessionLink
-from rejoinder.session import Rates, Session, check_rates
+from rejoinder.session import Session
 from rejoinder_adapters.wire import EXTENSION, WireProtocol
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from rejoinder.audio import Rates
 from rejoinder.bus import Observer
 from rejoinder.clock import Clock, SystemClock
 from rejoinder.errors import ConfigError, SessionError, UnknownName
@@ -30,7 +30,7 @@ from rejoinder.providers import (
     TtsProvider,
     VadProvider,
 )
-from rejoinder.session import Host, Rates, Services, Session
+from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Settings
 from rejoinder.stages.playout import Pacer
 from rejoinder.store.records import RoomRecord
@@ -94,9 +94,6 @@ class Runtime:
         except BaseException:
             await self._exit.aclose()
             raise
-        # What is loaded stays: a full collection need not look at it again (a pause of tens of ms otherwise).
-        gc.collect()
-        gc.freeze()
         return self
 
     async def __aexit__(

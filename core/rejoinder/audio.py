@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import wave
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rejoinder.errors import ConfigError, ProtocolError
 
@@ -34,6 +34,22 @@ def check_rate(rate: int, what: str) -> int:
             f"{what} {rate} Hz is not supported.", code="bad_rate", fix=f"Use one of {', '.join(map(str, RATES))}."
         )
     return rate
+
+
+class Rates(NamedTuple):
+    """Sample rates of a connection in Hz, as its client sees them; `check_rates` makes them."""
+
+    input: int
+    output: int
+
+
+def check_rates(input_rate: int, output_rate: int) -> Rates:
+    """The rates a client asks for.
+
+    Raises:
+        ProtocolError: one is not supported (`bad_rate`).
+    """
+    return Rates(check_rate(input_rate, "input_rate"), check_rate(output_rate, "output_rate"))
 
 
 def byte_count(ms: float, rate: int) -> int:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES, Resampler, check_rate
+from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES, Rates, Resampler
 from rejoinder.bus import Bus, Observer
 from rejoinder.channel import Channel
 from rejoinder.clock import Clock
@@ -76,22 +76,6 @@ class Host:
     """`observer(session_id)` sees every event of that session (store, plugins)."""
     straggler: Callable[[asyncio.Task[Any]], None]
     on_ended: Callable[[Session], None]
-
-
-class Rates(NamedTuple):
-    """Sample rates of a connection in Hz, as its client sees them; `check_rates` makes them."""
-
-    input: int
-    output: int
-
-
-def check_rates(input_rate: int, output_rate: int) -> Rates:
-    """The rates a client asks for.
-
-    Raises:
-        ProtocolError: one is not supported (`bad_rate`).
-    """
-    return Rates(check_rate(input_rate, "input_rate"), check_rate(output_rate, "output_rate"))
 
 
 class Session:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rejoinder.audio import Rates
 from rejoinder.errors import ProtocolError, ProviderError, SessionError
 from rejoinder.events import (
     ClearAudio,
@@ -33,7 +34,6 @@ from rejoinder.events import (
 )
 from rejoinder.journal import Entry
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
-from rejoinder.session import Rates
 from rejoinder.settings import Agent, Limits, TurnPolicy
 from rejoinder.testing.pilot import SessionPilot, pilot
 from rejoinder.testing.scripted import Script, ScriptedLlm, ScriptedStt, ScriptedTts
@@ -787,5 +787,26 @@ def test_a_tool_that_returns_no_text_has_failed() -> None:
             user.write("hi")
             assert (await user.until(ReplyFinished)).reason == "completed"
             assert user.events(ToolReturned)[0].status == "failed"
+
+    run_virtual(main())
+
+
+def test_audio_costs_no_task_in_either_direction() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with pilot(llm=ScriptedLlm(say(*LONG))) as user:
+            user.write("go on")
+            await user.pause(1000)
+            made: list[str] = []
+
+            def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+                made.append(repr(coro))
+                return asyncio.Task(coro, loop=loop, **options)
+
+            loop.set_task_factory(factory)
+            await user.pause(10_000)
+            loop.set_task_factory(None)
+            assert len(user.audio()) > 10_000 * 48
+            assert made == []
 
     run_virtual(main())

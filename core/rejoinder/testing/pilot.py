@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from rejoinder.audio import FRAME_MS
+from rejoinder.audio import FRAME_MS, Rates
 from rejoinder.clock import LoopClock
 from rejoinder.events import ClientCommand, Event, Playback, ReplyFinished, ReplyStarted, ServerEvent, Text
 from rejoinder.link import SessionLink
 from rejoinder.providers import Tool
-from rejoinder.session import Host, Rates, Services, Session
+from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.playout import Pacer
 from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, silence, tone
