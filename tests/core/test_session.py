@@ -810,3 +810,20 @@ def test_audio_costs_no_task_in_either_direction() -> None:
             assert made == []
 
     run_virtual(main())
+
+
+def test_call_ids_that_a_server_uses_again_in_the_next_round_are_told_apart() -> None:
+    async def main() -> None:
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            rounds = sum(message.role == "tool" for message in request.messages)
+            return ("Done.",) if rounds == 2 else (ToolCall("call_0", "one", "{}"),)
+
+        async with pilot(llm=ScriptedLlm(script), tools=[tool("one", [])]) as user:
+            user.write("go")
+            await user.until(ReplyFinished)
+            ids = [event.call_id for event in user.events(ToolReturned)]
+            assert len(set(ids)) == len(ids) == 2
+            sent = user.llm.requests[-1].messages
+            assert [message.tool_call_id for message in sent if message.role == "tool"] == ids
+
+    run_virtual(main())

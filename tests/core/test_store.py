@@ -382,3 +382,31 @@ def test_a_missing_driver_names_the_extra() -> None:
 def test_using_a_closed_store_is_a_clear_error() -> None:
     with pytest.raises(StoreError, match="closed"):
         asyncio.run(Store(MEMORY).sessions())
+
+
+def test_a_password_in_the_query_of_the_url_is_not_shown() -> None:
+    from rejoinder.store.failures import place
+    from rejoinder.store.schema import parse_url
+
+    shown = place(parse_url("sqlite+aiosqlite:///x.db").set(drivername="mysql", query={"password": "s3cret"}))
+    assert "s3cret" not in shown
+
+
+def test_what_is_there_can_be_read_while_another_process_holds_the_write_lock(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+
+    async def scenario() -> None:
+        async with opened(url_of(path)) as store:
+            record(store, "ses_1", started())
+            await store.writer.flush()
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                record(store, "ses_2", started())
+                session = await store.session("ses_1")
+                assert session is not None
+                assert await store.session("ses_2") is None
+                other.execute("ROLLBACK")
+            await store.writer.flush()
+            assert await store.session("ses_2") is not None
+
+    asyncio.run(scenario())

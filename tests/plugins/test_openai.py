@@ -803,3 +803,10 @@ def test_streams_from_a_real_server() -> None:
             await body()
 
     asyncio.run(limited())
+
+
+def test_errors_name_the_server_without_its_secrets() -> None:
+    from rejoinder_plugins.openai.client import OpenAISettings, place
+
+    settings = OpenAISettings(base_url="http://svc:hunter2@127.0.0.1:9/v1?key=hunter3")
+    assert place(settings) == "http://127.0.0.1:9/v1"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
+from rejoinder.ids import new_id
 from rejoinder.journal import Entry, Journal, ToolRound
 from rejoinder.providers import LlmProvider, LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
@@ -68,6 +69,9 @@ class Brain:
         committed: Callable[[], Awaitable[object]],
         tell: Callable[[ServerEvent], None],
     ) -> None:
+        # Some servers count calls from 0 in every answer; within a reply an id must name one call.
+        used = {call.id for tool_round in entry.rounds for call in tool_round.calls}
+        calls = [replace(call, id=new_id("call")) if call.id in used else call for call in calls]
         tool_round = ToolRound(tuple(calls), said)
         entry.rounds.append(tool_round)
 

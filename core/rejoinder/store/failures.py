@@ -33,10 +33,10 @@ _SQLITE = {
 
 
 def place(url: URL) -> str:
-    """The database's name for people, without its password."""
+    """The database's name for people, without its password (which may also be in the query)."""
     if url.get_backend_name() == "sqlite":
         return f"the database {url.database or ':memory:'!r}"
-    return f"the database {url.render_as_string(hide_password=True)!r}"
+    return f"the database {url.set(query={}).render_as_string(hide_password=True)!r}"
 
 
 def store_error(error: BaseException, url: URL) -> StoreError:

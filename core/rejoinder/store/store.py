@@ -34,13 +34,15 @@ from rejoinder.store.writer import Writer
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_READ_FLUSH_S = 0.5
+"""A read waits this long for what was recorded before it to be written."""
 
 
 class Store:
     """Conversations and latency in the database at `url`; use it between `open()` and `close()`.
 
-    Every read first waits for what was recorded before it, so that a reader sees what happened. All errors of the
-    database come as StoreError.
+    Every read first waits for what was recorded before it, so that a reader sees what happened; where the database
+    cannot be written now, it gets what is there. All errors of the database come as StoreError.
     """
 
     recorder: Recorder
@@ -190,7 +192,11 @@ class Store:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         engine = self._require_open()
-        await self.writer.flush()
+        try:
+            await self.writer.flush(_READ_FLUSH_S)
+        except StoreError as error:
+            # A database that cannot be written now can often still be read.
+            _log.debug("reading without what waits to be written: %s", error)
         try:
             async with engine.connect() as connection:
                 yield connection

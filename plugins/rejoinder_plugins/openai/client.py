@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -48,6 +49,12 @@ class OpenAISettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Of requests to the LLM that failed before their first token."""
     stt_max_s: Seconds = 300.0
     """Of audio per utterance; what is older is forgotten."""
+
+
+def place(settings: OpenAISettings) -> str:
+    """The server's name for people: clients see it in errors, and a base_url may hold a password or a key."""
+    url = urlsplit(settings.base_url)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
 
 class Connection:
@@ -119,12 +126,12 @@ class Connection:
         except openai.APIStatusError as error:
             raise _of_status(error, what, self.settings) from error
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-            raise ProviderTimeout(NAME, f"{self.settings.base_url} did not answer in time") from error
+            raise ProviderTimeout(NAME, f"{place(self.settings)} did not answer in time") from error
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             cause = error.__cause__ or error
             raise ProviderError(
                 NAME,
-                f"the connection to {self.settings.base_url} failed ({type(cause).__name__}: {cause})",
+                f"the connection to {place(self.settings)} failed ({type(cause).__name__}: {cause})",
                 code="provider_unreachable",
                 fix="Check that the server runs, and base_url in [plugins.openai].",
             ) from error
@@ -178,7 +185,7 @@ def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> Pr
     if status in (401, 403):
         return ProviderRejected(
             NAME,
-            f"{settings.base_url} refused the API key ({status}): {message}",
+            f"{place(settings)} refused the API key ({status}): {message}",
             code="provider_unauthorized",
             fix="Set api_key in [plugins.openai], or OPENAI_API_KEY.",
         )
@@ -189,7 +196,7 @@ def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> Pr
     if status == 404:
         return ProviderRejected(
             NAME,
-            f"{settings.base_url} knows no such model or path ({getattr(settings, what)!r}): {message}",
+            f"{place(settings)} knows no such model or path ({getattr(settings, what)!r}): {message}",
             fix=f"Check {what} and base_url in [plugins.openai].",
         )
     if status >= 500 or status in (408, 409):
