@@ -33,7 +33,7 @@ $(VENV)/bin/python:
 	$(PIP) install --quiet 'pip>=25.1'
 
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic,bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -17,6 +17,7 @@ _STATUS = {
     "unknown_agent": 422,
     "unknown_session": 404,
     "unknown_room": 404,
+    "session_not_started": 404,
     "session_over": 409,
     "room_expired": 410,
     "full": 503,

@@ -148,6 +148,13 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
 
     async def _session(session_id: str) -> SessionRecord:
         session = await store.session(session_id)
+        if session is None and await store.room_of_session(session_id) is not None:
+            raise SessionError(
+                f"The session {session_id!r} has not started: nobody has joined its room yet.",
+                code="session_not_started",
+                fix="Connect to the room's join.ws.",
+                retryable=True,
+            )
         if session is None:
             raise SessionError(
                 f"There is no session {session_id!r}.", code="unknown_session", fix="GET /v1/sessions lists them."

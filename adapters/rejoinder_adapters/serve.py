@@ -22,7 +22,13 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option("--agent", "default_agent", help="Agent of calls that name none.  [default: guide]")
 @click.option("--db", "database_url", help="Database URL.  [default: sqlite+aiosqlite:///rejoinder.db]")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./rejoinder.toml, if any]")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="What goes to the log on stderr.",
+)
 def command(
     host: str | None,
     port: int | None,
@@ -71,7 +77,7 @@ def _announce(settings: Settings, port: int, seconds: float) -> None:
     name, agent = settings.agent(None)
     _tell(f"ready in {seconds:.1f} s: agent {name} ({agent.vad}, {agent.stt}, {agent.llm}, {agent.tts})")
     _tell(f"  voice   ws://{host}:{port}/ws/audio")
-    _tell(f"  REST    http://{host}:{port}/v1")
+    _tell(f"  REST    http://{host}:{port}/v1/sessions")
     _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")
     if settings.host not in _LOOPBACK:
         _tell("  warning: anybody who reaches this address can use the server; it has no sign-in yet")

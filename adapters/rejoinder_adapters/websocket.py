@@ -250,6 +250,10 @@ async def _refuse(socket: WebSocket[Any, Any, Any], status: int, code: str, mess
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     body = msgspec.json.encode(problem)
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+    wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
+    if isinstance(wire, WireProtocol):
+        # uvicorn forgets that an answer is a completed handshake, and would log each refusal as an error.
+        wire.handshake_complete = True
 
 
 @hookimpl

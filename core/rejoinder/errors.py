@@ -127,7 +127,8 @@ class ProviderError(RejoinderError):
         fix: str | None = None,
         retryable: bool | None = None,
     ) -> None:
-        super().__init__(f"{provider}: {message}", code=code, fix=fix, retryable=retryable)
+        stop = "" if message.endswith((".", "!", "?")) else "."
+        super().__init__(f"{provider}: {message}{stop}", code=code, fix=fix, retryable=retryable)
         self.provider = provider
 
 

@@ -31,7 +31,6 @@ class SessionStarted(Event, tag="session.started"):
     agent: str
     input_rate: int
     output_rate: int
-    protocol: str = "rejoinder.v1"
 
 
 class SessionEnded(Event, tag="session.ended"):

@@ -281,8 +281,8 @@ class Session:
             link.close()
             if self._speaker is link:
                 self._speaker = None
-            if self._audible() is None and self._playout.playing:
-                # Nobody hears the rest, so it must not count as heard.
+            if not self._links and self._playout.playing:
+                # Nobody hears or reads the rest, so it must not count as heard.
                 self._post(turns.InterruptAsked())
             self._idle()
 

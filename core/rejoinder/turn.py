@@ -228,6 +228,7 @@ class TurnScope:
     def _explained(self, error: Exception) -> RejoinderError:
         first = _first(error)
         if isinstance(first, RejoinderError):
+            log.warning("reply %s of %s failed: %s", self.epoch, self.entry.turn_id, first.explain())
             return first
         log.error("reply %s of %s failed", self.epoch, self.entry.turn_id, exc_info=error)
         text = f"The reply failed: {type(first).__name__}: {first}."

@@ -539,7 +539,7 @@ def test_half_a_character_is_replaced_and_hurts_nobody() -> None:
             assert user.events(ToolReturned)[0].result == "caf?"
             user.llm.script = say(ProviderError("llm", "bad \udce9 text"))
             user.write("again")
-            assert (await user.until(Error)).message == "llm: bad ? text"
+            assert (await user.until(Error)).message == "llm: bad ? text."
 
     run_virtual(main())
 
@@ -825,5 +825,19 @@ def test_call_ids_that_a_server_uses_again_in_the_next_round_are_told_apart() ->
             assert len(set(ids)) == len(ids) == 2
             sent = user.llm.requests[-1].messages
             assert [message.tool_call_id for message in sent if message.role == "tool"] == ids
+
+    run_virtual(main())
+
+
+def test_a_reader_gets_the_whole_answer_although_the_listener_leaves() -> None:
+    async def main() -> None:
+        async with pilot(llm=ScriptedLlm(say(*LONG[:3]))) as user:
+            reader = SessionPilot()
+            reader._link = user.session.attach(reader, Rates(16000, 24000), audio=False)
+            user.write("hi")
+            await user.pause(300)
+            user._link.close()
+            await asyncio.sleep(10)
+            assert reader.events(ReplyFinished)[0].reason == "completed"
 
     run_virtual(main())
