@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejoinder.errors import MissingModel, ProviderError, UnknownName
+from rejoinder.errors import ConfigError, MissingModel, ProviderError, UnknownName
 from rejoinder.providers import (
     LlmDelta,
     LlmProvider,
@@ -161,6 +161,7 @@ def calc(expression: str) -> Called:
         ("What time is it in Tokyo?", zone("Asia/Tokyo")),
         ("what's the time in new york right now", zone("America/New_York")),
         ("okay and what time is it now in san francisco", zone("America/Los_Angeles")),
+        ("What time is it in Sydney, Australia?", zone("Australia/Sydney")),
         ("What time is it in Springfield?", TIME),
         ("What's the date?", TIME),
         ("what day is it today", TIME),
@@ -270,6 +271,273 @@ def test_what_it_says_to_what(said: str, expected: str | Called) -> None:
         assert text == ("Goodbye. It was nice talking to you." if expected == BYE else "")
 
 
+# One sentence per line: each has words of a rule in it and asks for something else.
+ORDINARY = """
+no, don't hang up
+wait, don't hang up
+Please don't hang up.
+never hang up
+did you just hang up
+Will you hang up?
+are you going to hang up
+Hi, good to see you.
+good to see you
+nice to see you
+When can I see you?
+where can I see you
+will I see you
+when will I see you
+let me see you
+I can see you
+I can not see you
+she said goodbye
+he did not say goodbye
+I never said goodbye
+tell my mom goodbye
+translate goodbye
+is this goodbye
+do you know goodbye
+the song bye bye bye
+my favourite song is goodbye
+can I talk to you later
+when will I talk to you soon
+forget that, what is the weather
+hold on a second, I have a question about prices
+not now, but maybe later
+can I run this model at home
+I need to get a brain scan
+bring my model train to the shop
+are you free tomorrow
+what is your license number
+your code is broken
+what does your source say
+what is this song
+who is this actor
+what is this thing on my arm
+what is your name for this dish
+I know what you are
+I do not want a joke
+my boss is a joke
+no more jokes
+why is it so cold
+is my internet connection down
+how many milliseconds are in a minute
+do you like the internet
+where do you run in the morning
+what day is your shop open
+which day is it on Christmas
+what year is this car from
+what time is it when an elephant sits on your fence
+what time is it in the movie
+repeat the last sentence slower
+repeat my order
+say that again in German
+2024-05-01
+24/7
+12/24
+555-1234
+(555) 123-4567
+what did you say about refunds
+how do you work with customers in Germany
+is there a WordPress plugin for that
+can you hear me out
+thanks for nothing
+is this good
+what should I do
+can you hang up on people
+please do not end the call
+why did you end the call
+he wants to hang up the picture
+goodbye yellow brick road
+I have to go shopping
+do I need to go
+see you in court
+that is all I wanted to ask about whales
+I will talk to you about it later
+what is the time limit for this test
+what time does the train leave
+what time is it when it is noon in Paris
+time is money
+the time in Paris was lovely
+what day is Thanksgiving
+what date was the moon landing
+what month is the best to visit Japan
+what is the day after tomorrow
+how long did it take to build the pyramids
+how fast can a horse run
+how quick is the new iPhone
+what is the latency of my network
+tell me a joke about cats
+are there jokes in Shakespeare
+do you get the joke
+the joke is on you
+something funny happened today
+what can I say
+what can I do about my back pain
+what do you know about France
+help me write a letter
+I need help with my homework
+who are you voting for
+what are you wearing
+what is your name in Japanese
+who is this about
+do you like robots
+are you a machine learning expert
+who made you this angry
+who wrote Hamlet
+how do plugs work
+how does it work out for them
+how do you work out
+can I bring my brain to work
+use the other model of the printer
+is my licence expired
+do you cost more than a person
+open source software is great, right
+is the internet down in Berlin
+do you like working offline
+where do you run to
+why is the sky so blue
+how can it be so late
+say hello in Spanish
+say a prayer for me
+repeat the order of the planets
+count the planets
+count on me
+stop and think about it
+wait for the bus
+cancel my subscription
+never mind the gap
+hold on to your hat
+not now but tomorrow
+I am sorry for your loss
+I love you more than chocolate
+this is good news
+no I want the other one
+yes but why
+it is five o'clock somewhere
+my phone number is 555-123-4567
+555-123-4567
+1/2/2024
+call me between 5 and 6
+ten times better
+he is over 18
+what is the plus sign
+I am two minus the hair
+hello darkness my old friend
+good morning America how are you
+how are you going to fix it
+what is up with you and him
+can you hear me play the guitar
+is anyone there for me
+nice try
+testing is important
+I want to visit London
+what about turkey for dinner
+how about Paris in spring
+stop talking about Paris
+tell me what you said to him
+what did I say about my sister
+hang up your coat
+i want to end this conversation about cats
+end this nightmare
+do not stop the call
+you can hang up pictures
+bye the way what is love
+by the way who won
+"""
+
+
+@pytest.mark.parametrize("said", ORDINARY.strip().splitlines())
+def test_ordinary_sentences_are_handed_to_the_model(said: str) -> None:
+    assert answer(*user(said)) == (FALLBACK, None)
+    assert answer(*user("I have no time."), Message("assistant", "Okay."), *user(said)) == (FALLBACK, None)
+
+
+@pytest.mark.parametrize("said", ["I live in London", "my mother lives in Paris", "I want turkey", "in Paris", "Tokyo"])
+def test_a_place_after_a_mention_of_time_is_no_question(said: str) -> None:
+    assert answer(*user("I have no time."), Message("assistant", "Okay."), *user(said)) == (FALLBACK, None)
+
+
+@pytest.mark.parametrize("said", ["I live in London", "my mother lives in Paris", "I want turkey"])
+def test_a_sentence_with_a_place_is_no_follow_up(said: str) -> None:
+    assert answer(*user("What time is it?"), Message("assistant", "Noon."), *user(said)) == (FALLBACK, None)
+
+
+def test_follow_ups_may_follow_each_other() -> None:
+    history = (
+        *user("What time is it?"),
+        Message("assistant", "Noon."),
+        *user("And in Tokyo?"),
+        Message("assistant", "x"),
+    )
+    _, call = answer(*history, *user("How about Sydney?"))
+    assert call is not None
+    assert json.loads(call.arguments) == {"time_zone": "Australia/Sydney"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bye",
+        "Goodbye.",
+        "Okay, bye.",
+        "thanks, bye",
+        "no, thanks, bye",
+        "I have to go.",
+        "Okay, I have to go, bye!",
+        "talk to you later",
+        "I'll see you tomorrow",
+        "Thank you, goodbye for now.",
+        "hang up",
+        "Hang up now, please.",
+        "can you hang up",
+        "have a nice day, bye",
+        "That's all, thanks.",
+        "end the call",
+    ],
+)
+def test_real_goodbyes_end_the_call(said: str) -> None:
+    _, call = answer(*user(said))
+    assert call is not None
+    assert call.name == "end_call"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Never mind, what time is it?", TIME),
+        ("hold on, what is two plus two", calc("2 + 2")),
+        ("not now, tell me the time instead", TIME),
+        ("forget it, tell me a joke", "Why did the packet"),
+        ("stop, count to three", "One, two, three."),
+        ("Say, what time is it?", TIME),
+        ("say what time is it in Tokyo", zone("Asia/Tokyo")),
+    ],
+)
+def test_a_new_wish_in_the_same_sentence_is_answered(said: str, expected: str | Called) -> None:
+    text, call = answer(*user(said))
+    if isinstance(expected, str):
+        assert expected in text
+    else:
+        assert call is not None
+        assert (call.name, json.loads(call.arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "spoken"),
+    [
+        ("1 divided by 300000", "That makes about 0.000003333."),
+        ("0 minus 1 divided by 300000", "That makes about minus 0.000003333."),
+        ("1 divided by 30000000000", "That makes about 0.00000000003333."),
+        ("100000 divided by 3", "That makes about 33333.3333."),
+    ],
+)
+def test_small_results_are_spoken_as_plain_decimals(said: str, spoken: str) -> None:
+    _, call = answer(*user(said))
+    assert call is not None
+    assert after(call, calculate(json.loads(call.arguments)["expression"]), *user(said)) == spoken
+
+
 @pytest.mark.parametrize(
     ("said", "result", "expected"),
     [
@@ -361,6 +629,11 @@ def test_it_reads_the_history() -> None:
     assert answer(*history, *user("say that again"))[0] == "I said: Do you?"
     assert answer(*user("what did i say"))[0].startswith("Nothing yet.")
     assert answer(*user("pardon"))[0].startswith("Nothing yet.")
+
+
+def test_it_repeats_for_who_speaks_on_and_hears_only_the_beginning_of_the_question() -> None:
+    history = (*user("Repeat after me."), Message("assistant", "Sure,..."))
+    assert answer(*history, *user("The quick brown fox"))[0] == "The quick brown fox."
 
 
 def test_it_repeats_what_comes_after_it_asked() -> None:
@@ -549,7 +822,6 @@ def test_closing_the_stream_closes_the_fallbacks() -> None:
     ("fallback", "name"),
     [
         (None, None),
-        (None, "missing"),
         (Scripted("unused", warm=MissingModel("no file", fix="pull it")), "other"),
         (Scripted(ProviderError("other", "broken")), "other"),
         (Scripted(), "other"),
@@ -568,6 +840,13 @@ def test_without_a_working_fallback_it_is_honest(
     if fallback and fallback.warm:
         assert "pull it" in caplog.text
         assert not fallback.requests
+
+
+def test_it_can_not_be_its_own_fallback() -> None:
+    with pytest.raises(UnknownName):
+        asyncio.run(make(None, "missing").warm_up())
+    with pytest.raises(ConfigError, match="its own fallback"):
+        make(name="guide")
 
 
 def test_a_fallback_that_breaks_after_its_first_word_is_an_error() -> None:

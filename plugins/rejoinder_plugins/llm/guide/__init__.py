@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from rejoinder.errors import ConfigError, RejoinderError
+from rejoinder.errors import ConfigError, MissingDependency, MissingModel, RejoinderError
 from rejoinder.hookspecs import hookimpl
 from rejoinder.ids import new_id
 from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Message, Provider, ProviderContext, ToolCall
@@ -39,21 +39,34 @@ def register_providers() -> list[Provider]:
 
 
 class Guide:
-    """Answers by rules (see `rules.RULES`) as a stream of a few words at a time, with tools like any LLM."""
+    """Answers by rules (see `rules.RULES`) as a stream of a few words at a time, with tools like any LLM.
+
+    Raises:
+        ConfigError: its fallback is the guide itself.
+    """
 
     def __init__(self, context: ProviderContext) -> None:
+        if context.settings.fallback == "guide":
+            raise ConfigError(
+                "The guide can not be its own fallback.",
+                fix="set fallback in [plugins.guide] to another LLM provider, e.g. llamacpp, or to none at all.",
+            )
         self._context = context
         self._fallback_name: str | None = context.settings.fallback
         self._fallback: LlmProvider | None = None
 
     async def warm_up(self) -> None:
-        """Warm the fallback; one that is not installed or has no model is done without."""
+        """Warm the fallback; one that is not installed or whose model was never fetched is done without.
+
+        Raises:
+            ConfigError: it is wrongly configured.
+        """
         if self._fallback_name is None:
             return
         try:
             fallback = self._context.llm(self._fallback_name)
             await fallback.warm_up()
-        except ConfigError as error:
+        except (MissingModel, MissingDependency) as error:
             log.warning("the guide does without its fallback %r: %s", self._fallback_name, error.explain())
             self._fallback_name = None
         else:

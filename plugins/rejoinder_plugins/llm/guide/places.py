@@ -73,6 +73,12 @@ _ZONES = {
 PLACES: dict[str, str] = {place.replace("_", " "): zone for zone, places in _ZONES.items() for place in places.split()}
 """Place, in lower case, to time zone."""
 _ANY = re.compile(rf"\b({'|'.join(sorted(PLACES, key=len, reverse=True))})\b")
+_ONLY = re.compile(rf"{_ANY.pattern}(?: {_ANY.pattern})*")
+
+
+def is_place(text: str) -> bool:
+    """Whether `text` (lower case) is nothing but places, e.g. "london" or "sydney australia"."""
+    return _ONLY.fullmatch(text) is not None
 
 
 def find_place(text: str) -> tuple[str, str] | None:
