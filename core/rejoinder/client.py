@@ -208,7 +208,8 @@ class VoiceClient:
 
     Audio both ways is PCM16 mono. The reply's audio goes to a `Player` (by default one without sound), whose progress
     is reported to the server. One turn at a time may be said with the `say_...` methods; `send_audio` and `events()`
-    are there for everything else. `on_event` is called for each server event as it arrives.
+    are there for everything else. `on_event` is called for each server event as it arrives; what it raises ends the
+    session and is raised by the call that waits or sends, at the latest when the client is left.
     """
 
     def __init__(
@@ -239,7 +240,9 @@ class VoiceClient:
         self._pulse: asyncio.Future[None] | None = None
         self._audio_came = asyncio.Event()
         self._report_now = asyncio.Event()
-        self._over: RejoinderError | None = None
+        self._over: Exception | None = None
+        self._broken = False
+        self._told = False
         self._last_error: Error | None = None
         self._turn: _Turn | None = None
         self._open_reply = ""
@@ -286,27 +289,44 @@ class VoiceClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+        if self._broken and not self._told and error is None:
+            self._check()
 
     async def close(self) -> None:
-        """End the session and close the connection; waits at most 2 s for the server to say goodbye. Idempotent."""
+        """End the session and close the connection. Idempotent.
+
+        Takes at most 2 s in all: a server that has not said goodbye by then is cut off.
+        """
         socket, self._socket = self._socket, None
         if socket is None:
             return
-        if self._microphone:
-            self._microphone.cancel()
-            self._tasks.append(self._microphone)
-        if self.session and not self._over and not self.ended:
-            with contextlib.suppress(RejoinderError):
-                await _send(socket, encode(End()), text=True)
-                await self._wait(lambda: self.ended is not None, GOODBYE_S, "The server did not end the session")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for reader in self._readers:
-            reader.close()
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(GOODBYE_S):
-                await socket.close()
+        deadline = asyncio.get_running_loop().time() + GOODBYE_S
+        try:
+            if self._microphone:
+                self._microphone.cancel()
+                self._tasks.append(self._microphone)
+            with contextlib.suppress(TimeoutError, RejoinderError):
+                async with asyncio.timeout_at(deadline):
+                    await self._say_goodbye(socket)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for reader in self._readers:
+                reader.close()
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout_at(deadline):
+                    await socket.close()
+        finally:
+            # Of a server that does not answer the close; the socket and its keepalive task would stay.
+            socket.transport.abort()
+        await socket.wait_closed()
+
+    async def _say_goodbye(self, socket: ClientConnection) -> None:
+        if not self.session or self.ended or (self._over and not self._broken):
+            return
+        await _send(socket, encode(End()), text=True)
+        while not self.ended and not self._over:
+            await self._changed(GOODBYE_S)
 
     async def send(self, command: ClientCommand) -> None:
         """Send a command.
@@ -314,6 +334,8 @@ class VoiceClient:
         Raises:
             Unreachable: the connection is gone.
         """
+        if self._broken:
+            self._check()
         await _send(self._socket, encode(command), text=True)
 
     async def send_audio(self, pcm: bytes) -> None:
@@ -322,6 +344,8 @@ class VoiceClient:
         Raises:
             Unreachable: the connection is gone.
         """
+        if self._broken:
+            self._check()
         await _send(self._socket, pcm)
 
     async def events(self) -> AsyncIterator[ServerEvent]:
@@ -384,8 +408,7 @@ class VoiceClient:
     def _taking_turn(self) -> Iterator[_Turn]:
         if self._turn is not None:
             raise RejoinderError("This client is in the middle of a turn.", code="busy", fix="Await it first.")
-        if self._over:
-            raise self._over
+        self._check()
         self._turn = _Turn()
         try:
             yield self._turn
@@ -394,12 +417,11 @@ class VoiceClient:
             self._outgoing.clear()
 
     async def _finish(self, turn: _Turn, timeout: float) -> TurnResult:
-        started = self._progress_at = time.monotonic()
+        self._progress_at = time.monotonic()
         while not turn.over():
-            if self._over:
-                if turn.finished:
-                    break
-                raise self._over
+            if self._over and turn.finished:
+                break
+            self._check()
             now = time.monotonic()
             if turn.said_at is None:
                 wait = 1.0
@@ -407,7 +429,8 @@ class VoiceClient:
                 # An interrupted answer may be followed by another one, or by nothing.
                 patience = SETTLE_S if turn.finished else timeout
                 wait = max(self._progress_at, turn.said_at) + self.player.remaining_s() + patience - now
-            if wait <= 0 or now > started + TURN_LIMIT_S:
+                wait = min(wait, turn.said_at + TURN_LIMIT_S - now)
+            if wait <= 0:
                 if turn.finished:
                     break
                 raise self._no_reply(f"The server gave no answer for {timeout:g} s")
@@ -415,18 +438,25 @@ class VoiceClient:
         if not turn.measured() and not self._over:
             with contextlib.suppress(RejoinderError):
                 await self._wait(turn.measured, METRICS_S, "The server sent no metrics")
+        if self._broken:
+            self._check()
         await asyncio.sleep(self.player.remaining_s())
         return turn.result()
 
     async def _wait(self, ready: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
         while not ready():
-            if self._over:
-                raise self._over
+            self._check()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_reply(f"{what} within {timeout:g} s")
             await self._changed(left)
+
+    def _check(self) -> None:
+        """Raise why nothing more will come, if that is so."""
+        if self._over:
+            self._told = True
+            raise self._over
 
     async def _changed(self, timeout: float) -> None:
         """Wait until something arrives, at most `timeout` s."""
@@ -448,6 +478,7 @@ class VoiceClient:
         from websockets.exceptions import ConnectionClosed
 
         lost = "The server closed the connection"
+        bug: Exception | None = None
         try:
             async for message in socket:
                 if isinstance(message, bytes):
@@ -457,9 +488,13 @@ class VoiceClient:
                 self._notify()
         except ConnectionClosed as error:
             lost = f"The connection was lost ({error})"
+        except Exception as error:  # noqa: BLE001 - of `on_event` or the player: for the caller, whatever it is
+            bug = error
         finally:
             error_event = self._last_error
-            if self.ended:
+            if bug:
+                self._over, self._broken = bug, True
+            elif self.ended:
                 self._over = RejoinderError(f"The session is over: {self.ended.reason}.", code="session_ended")
             elif error_event:
                 self._over = RejoinderError(
@@ -527,7 +562,7 @@ class VoiceClient:
                 self._report_now.clear()
                 report = (self._playing, self.player.played_ms())
                 if report != reported:
-                    await self.send(Playback(reply_id=report[0], played_ms=report[1]))
+                    await _send(self._socket, encode(Playback(reply_id=report[0], played_ms=report[1])), text=True)
                     reported = report
                 left = self.player.remaining_s()
                 if left <= 0 and not self._report_now.is_set():
@@ -544,7 +579,7 @@ class VoiceClient:
             frame, last_of_speech = self._outgoing.popleft() if self._outgoing else (silence, False)
             if last_of_speech and self._turn:
                 self._turn.said()
-            await self.send_audio(frame)
+            await _send(self._socket, frame)
             due += FRAME_MS / 1000
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 

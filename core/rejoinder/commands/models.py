@@ -108,7 +108,7 @@ def pull(names: tuple[str, ...], every: bool, name: str | None, sha256: str) -> 
 
 def _add_source(cache: ModelCache, names: tuple[str, ...], name: str | None, sha256: str) -> tuple[str, ...]:
     """Make the source among `names` known to the cache; its name, or nothing if there is no source."""
-    from rejoinder.models import check_name, is_source
+    from rejoinder.models import is_source
     from rejoinder.providers import ModelFile
 
     sources = [each for each in names if is_source(each)]
@@ -120,11 +120,7 @@ def _add_source(cache: ModelCache, names: tuple[str, ...], name: str | None, sha
         raise ConfigError(
             "A source is pulled alone and needs a name.", fix=f"rejoinder models pull {sources[0]} --name NAME"
         )
-    known = cache.files.get(check_name(name))
-    if known and known.source != sources[0]:
-        raise ConfigError(f"The name {name!r} is taken, by {known.source}.", fix="Choose another --name.")
-    if not known:
-        cache.files[name] = ModelFile(name, "added by source", sources[0], sha256.lower(), 0, "see its source")
+    cache.add(ModelFile(name, "added by source", sources[0], sha256.lower(), 0, "see its source"))
     return (name,)
 
 

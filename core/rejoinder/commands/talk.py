@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncGenerator
@@ -60,12 +61,25 @@ def command(
         raise click.UsageError("--out needs --wav or --text.")
     screen = Screen(as_json)
     try:
-        if wavs or texts:
-            asyncio.run(_take_turns(url, agent, wavs, texts, out, timeout, screen))
-        else:
-            asyncio.run(_converse(url, agent, screen))
-    finally:
-        screen.close()
+        try:
+            if wavs or texts:
+                asyncio.run(_take_turns(url, agent, wavs, texts, out, timeout, screen))
+            else:
+                asyncio.run(_converse(url, agent, screen))
+        finally:
+            screen.close()
+    except BrokenPipeError:
+        _leave_closed_pipes()
+
+
+def _leave_closed_pipes() -> None:
+    """Whoever read the output has enough (`| head`): drop the rest, which Python would complain about as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class Screen:
