@@ -180,7 +180,9 @@ class _Turn:
 
     def over(self) -> bool:
         """Whether everything that was said has its answer, and that has come to its natural end."""
-        answered = self.finished is not None and self.finished.reason != "interrupted"
+        end = self.finished
+        # One that failed before anything of it was heard is followed by an apology.
+        answered = end is not None and end.reason != "interrupted" and (end.reason != "failed" or end.heard_text != "")
         return answered and self.said_at is not None and not self.speaking
 
     def measured(self) -> bool:

@@ -421,9 +421,8 @@ class Session:
         scope = self._scope
         if scope is None or scope.entry.user_text is None:
             return
-        spoken = turn == self._speech_turn
-        scope.timer.mark("decision", self._decided_at if spoken else self._clock.monotonic())
-        if spoken:
+        if turn == self._speech_turn:
+            scope.timer.mark("decision", self._decided_at)
             self._publish(Transcript(turn_id=scope.entry.turn_id, text=scope.entry.user_text, final=True))
         scope.commit(speculated)
 

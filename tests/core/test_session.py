@@ -217,7 +217,7 @@ def test_written_and_spoken_turns_share_one_conversation() -> None:
             await user.until(ReplyFinished, 2)
             contents = [message.content for message in user.llm.requests[-1].messages if message.role == "user"]
             assert contents == ["written", "spoken"]
-            assert [span.name for span in user.events(TurnMetrics)[0].spans][:2] == ["endpointing", "llm"]
+            assert [span.name for span in user.events(TurnMetrics)[0].spans][:2] == ["llm", "chunk"]
 
     run_virtual(main())
 

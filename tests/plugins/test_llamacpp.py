@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -15,7 +16,7 @@ from rejoinder.errors import MissingModel, ProviderError, ProviderRejected
 from rejoinder.models import ModelCache
 from rejoinder.providers import LlmDelta, LlmRequest, Message, ProviderContext, ToolCall, ToolSchema
 from rejoinder.settings import Settings
-from rejoinder_plugins.llm.llamacpp import MODEL, UNREAD, LlamaCppProvider, LlamaCppSettings
+from rejoinder_plugins.llm.llamacpp import MODEL, LlamaCppProvider, LlamaCppSettings
 
 SYSTEM = Message("system", "You are a helpful voice assistant. Answer in one short sentence.")
 FRANCE = LlmRequest((SYSTEM, Message("user", "What is the capital of France?")))
@@ -160,17 +161,126 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     assert caught.value.code == "bad_model"
 
 
-def test_a_slow_reader_holds_the_model_back_and_closing_frees_it() -> None:
+def test_answers_that_are_played_slowly_do_not_keep_the_next_caller_waiting() -> None:
     async def run() -> None:
         engine = Engine(*["word "] * 1000)
+        async with (
+            provider(server=engine, model="other.gguf", parallel=2) as llm,
+            aclosing(llm.stream(FRANCE)) as first,
+            aclosing(llm.stream(FRANCE)) as second,
+        ):
+            await anext(first)
+            await anext(second)
+            async with asyncio.timeout(10):  # else a failure would hang
+                assert len(await ask(llm, FRANCE)) == 1000
+            assert len([each async for each in first]) == 999
+
+    asyncio.run(run())
+
+
+def test_closing_an_unread_answer_stops_the_engine() -> None:
+    class Gated(Engine):
+        def handle_chat_completions(self, body: dict[str, Any], on_chunk: Any) -> None:
+            def gated(chunk: Any) -> bool:
+                assert self.sent == 1 or closed.wait(10)
+                return bool(on_chunk(chunk))
+
+            super().handle_chat_completions(body, gated)
+
+    closed = threading.Event()
+
+    async def run() -> None:
+        engine = Gated(*["word "] * 1000)
         async with provider(server=engine, model="other.gguf") as llm:
             stream = llm.stream(FRANCE)
             await anext(stream)
-            await until(lambda: engine.sent > UNREAD)
             await stream.aclose()
-        assert engine.sent <= UNREAD + 3
+            closed.set()
+        assert engine.sent <= 2
 
     asyncio.run(run())
+
+
+class Small(Engine):
+    """Has room for `words` words, and refuses more."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__("ok")
+        self.words = words
+
+    def handle_chat_completions(self, body: dict[str, Any], on_chunk: Any) -> None:
+        if sum(len(message["content"].split()) for message in body["messages"]) <= self.words:
+            super().handle_chat_completions(body, on_chunk)
+            return
+        self.bodies.append(body)
+        on_chunk({"error": {"code": 400, "message": "too long", "type": "exceed_context_size_error"}})
+
+
+def test_a_conversation_too_long_for_the_context_loses_its_oldest_turns() -> None:
+    call = ToolCall("c1", "weather", "{}")
+    turns = [
+        (
+            Message("user", f"question {i}"),
+            Message("assistant", "", tool_calls=(call,)),
+            Message("tool", "sunny", tool_call_id="c1"),
+            Message("assistant", f"answer {i}"),
+        )
+        for i in range(16)
+    ]
+    past = tuple(message for turn in turns for message in turn)
+    request = LlmRequest((Message("system", "be brief"), *past, Message("user", "and now")))
+    for words in (20, 6, 4):
+        engine = Small(words)
+        assert answer(engine, request, history="all") == ["ok"]
+        for body in engine.bodies[1:]:
+            roles = [message["role"] for message in body["messages"]]
+            assert roles == ["system", *["user", "assistant", "tool", "assistant"] * (len(roles) // 4), "user"]
+            assert body["messages"][-1]["content"] == "and now"
+            assert body["max_tokens"] == engine.bodies[0]["max_tokens"]
+        assert len(engine.bodies) <= 7
+        assert 2 * sum(len(message["content"].split()) for message in engine.bodies[-1]["messages"]) >= words
+
+    engine = Small(3)
+    with pytest.raises(ProviderRejected) as caught:
+        answer(engine, request, history="all")
+    assert caught.value.code == "context_too_long"
+    assert len(engine.bodies[-1]["messages"]) == 2
+
+
+def test_the_current_turn_is_never_cut() -> None:
+    call = ToolCall("c1", "weather", "{}")
+    result = Message("tool", "rain", tool_call_id="c1")
+    current = (Message("user", "now"), *(Message("assistant", "", tool_calls=(call,)), result) * 8)
+    engine = Small(12)
+    request = LlmRequest((Message("assistant", "hello there"), Message("user", "a b c d"), *current))
+    assert answer(engine, request, history="all") == ["ok"]
+    assert [message["content"] for message in engine.bodies[-1]["messages"]] == [each.content for each in current]
+
+
+def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+    refusal = {"error": {"code": 400, "message": "too long", "type": "exceed_context_size_error"}}
+    engine = Engine("so", refusal)
+    with pytest.raises(ProviderRejected):
+        answer(engine, LlmRequest((Message("user", "a"), Message("assistant", "b"), Message("user", "c"))))
+    assert len(engine.bodies) == 1
+
+
+def test_warming_up_at_once_loads_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def load(self: LlamaCppProvider) -> Engine:
+        loads.append(self)
+        return Engine()
+
+    monkeypatch.setattr(LlamaCppProvider, "_load", load)
+
+    async def run() -> None:
+        async with provider(loaded=False) as llm:
+            await asyncio.gather(llm.warm_up(), llm.warm_up())
+            await llm.warm_up()
+
+    asyncio.run(run())
+    assert len(loads) == 1
 
 
 def test_errors_of_the_engine_reach_the_reader() -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import itertools
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,7 +88,7 @@ class Recogniser:
         return f"{self.calls[-1]} ms"
 
     async def running(self) -> None:
-        await asyncio.to_thread(self.started.acquire)
+        assert await asyncio.to_thread(self.started.acquire, timeout=10)
 
 
 def loud(ms: int) -> bytes:
@@ -301,6 +305,136 @@ def test_a_final_waits_for_what_is_being_settled(monkeypatch: pytest.MonkeyPatch
             head, tail = (await final).removesuffix(" ms").split(" ms ")
             assert int(head) + int(tail) == 13_000
             await stream.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_being_settled_does_not_delay_the_next_utterance(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=1, partials=False) as provider:
+            one = provider.open(language="en", on_partial=nothing)
+            other = provider.open(language="en", on_partial=nothing)
+            one.feed(loud(13_000))
+            await recogniser.running()
+            other.feed(loud(13_000))
+            await asyncio.sleep(0)  # this one is in the queue
+            assert len(provider._jobs) == 2
+            for stream in (one, other):
+                stream.reset()
+                stream.feed(loud(300))
+            finals = [asyncio.create_task(stream.flush()) for stream in (one, other)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            # What runs in the thread and the two finals, which are queued already; the queued settling is gone.
+            assert len(provider._jobs) == 3
+            recogniser.may_go.set()
+            assert [await final for final in finals] == ["300 ms"] * 2
+            assert recogniser.calls[1:] == [300, 300]
+            await one.close()
+            await other.close()
+
+    asyncio.run(run())
+
+
+def test_the_next_utterance_is_settled_while_that_of_the_old_one_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=2, partials=False) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            stream.feed(loud(13_000))
+            await recogniser.running()
+            stream.reset()
+            stream.feed(loud(14_000))
+            await recogniser.running()
+            final = asyncio.create_task(stream.flush())
+            await asyncio.sleep(0)
+            recogniser.may_go.set()
+            head, tail = (await final).removesuffix(" ms").split(" ms ")
+            assert int(head) + int(tail) == 14_000
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_reset_or_close_at_once_after_audio_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=1) as provider:
+            for ms in (600, 13_000):
+                stream = provider.open(language="en", on_partial=nothing)
+                stream.feed(loud(ms))
+                stream.reset()
+                await asyncio.sleep(0)
+                await idle(stream)
+                closed = provider.open(language="en", on_partial=nothing)
+                closed.feed(loud(ms))
+                await closed.close()
+                assert stream._task is closed._task is None
+                await stream.close()
+            assert recogniser.calls == []
+        gc.collect()  # a task that failed unheard, or a coroutine never awaited, speaks up when it is collected
+
+    asyncio.run(run())
+    assert caplog.text == ""
+
+
+def test_closing_waits_for_work_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=2, partials=False) as provider:
+            for _ in range(2):
+                provider.submit(loud(300))
+                await recogniser.running()
+
+            def wrap(future: Future[str]) -> asyncio.Future[str]:
+                recogniser.may_go.set()
+                while provider._jobs:  # the threads take their jobs out
+                    time.sleep(0)
+                return original(future)
+
+            original = asyncio.wrap_future
+            monkeypatch.setattr(asyncio, "wrap_future", wrap)
+            await provider.close()
+            monkeypatch.undo()
+
+    asyncio.run(run())
+
+
+def test_a_failed_load_keeps_no_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Transcriber] = []
+
+    class Transcriber:
+        def __init__(self, model: str, arch: object, options: object) -> None:
+            if len(made) == 1:
+                made.append(self)
+                raise MemoryError("no room")
+            made.append(self)
+            self.closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    package = SimpleNamespace(ModelArch=SimpleNamespace(TINY=0))
+    monkeypatch.setitem(sys.modules, "moonshine_voice", package)
+    monkeypatch.setitem(sys.modules, "moonshine_voice.transcriber", SimpleNamespace(Transcriber=Transcriber))
+    monkeypatch.setitem(sys.modules, "moonshine_voice.utils", SimpleNamespace(get_assets_path=lambda: "assets"))
+    monkeypatch.setenv("MOONSHINE_ORT_SINGLE_THREAD", "1")
+    monkeypatch.setattr(moonshine, "_recognise", lambda *_: "")
+
+    async def run() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            provider = provider_of(executor, workers=2)
+            with pytest.raises(ProviderError, match="no room"):
+                await provider.warm_up()
+            assert made[0].closed
+            assert provider._idle.empty()
+            await provider.warm_up()
+            assert provider._idle.qsize() == 2
+            await provider.close()
+            assert all(transcriber.closed for transcriber in made[2:])
 
     asyncio.run(run())
 

@@ -98,12 +98,14 @@ def pull(names: tuple[str, ...], every: bool, name: str | None, sha256: str) -> 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     for each in wanted:
+        pinned = bool(cache.files[each].sha256)
         if not console.is_terminal:
             click.echo(f"{each}: fetching {cache.files[each].source}", err=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             task = bars.add_task(each, total=None)
             cache.pull(each, lambda done, total: bars.update(task, completed=done, total=total))  # noqa: B023
-        click.echo(f"{each}: {model_megabytes(cache.files[each].size)}, sha256 checked, {cache.file(each)}", err=True)
+        what = f"sha256 {'checked' if pinned else 'recorded'}"
+        click.echo(f"{each}: {model_megabytes(cache.files[each].size)}, {what}, {cache.file(each)}", err=True)
 
 
 def _add_source(cache: ModelCache, names: tuple[str, ...], name: str | None, sha256: str) -> tuple[str, ...]:

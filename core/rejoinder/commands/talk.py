@@ -15,6 +15,7 @@ import click
 
 from rejoinder.channel import Channel, ChannelClosed
 from rejoinder.commands.report import Distribution, figure, table
+from rejoinder.errors import RejoinderError
 from rejoinder.events import (
     Error,
     ReplyFinished,
@@ -22,6 +23,7 @@ from rejoinder.events import (
     ServerEvent,
     SessionEnded,
     Transcript,
+    TurnCommitted,
     TurnMetrics,
     encode,
 )
@@ -89,6 +91,8 @@ class Screen:
         self._json = as_json
         self._partials = sys.stderr.isatty() and not as_json
         self._open = ""
+        self._space = ""
+        self._transcribed = ""
         self._metrics: list[TurnMetrics] = []
         self._heard: list[float] = []
 
@@ -99,17 +103,24 @@ class Screen:
             return
         if isinstance(event, Transcript):
             if event.final:
+                self._transcribed = event.turn_id
                 self._line(f"you: {event.text}")
             elif self._partials:
                 self._clear()
                 click.echo(click.style(f"\r… {event.text[-100:]}", dim=True), nl=False, err=True)
                 self._open = "partial"
+        elif isinstance(event, TurnCommitted):
+            if event.turn_id != self._transcribed:
+                self._line(f"you: {event.text}")
         elif isinstance(event, ReplyText):
             if self._open != "reply":
                 self._clear()
                 click.echo("agent: ", nl=False)
-                self._open = "reply"
-            click.echo(event.delta, nl=False)
+                self._open, self._space = "reply", ""
+            # Space at the end of a piece waits for the next one, so that no line ends in it.
+            text = self._space + event.delta
+            self._space = text[len(text.rstrip()) :]
+            click.echo(text.rstrip(), nl=False)
         elif isinstance(event, ReplyFinished):
             if event.reason != "completed":
                 self._line(f"  [{event.reason}; heard: {event.heard_text or 'nothing'}]")
@@ -175,6 +186,8 @@ def latency_table(metrics: list[TurnMetrics], heard: list[float]) -> str:
             values.setdefault(span.name, []).append(span.us / 1000)
     rows = []
     for name, known in values.items():
+        if not known:
+            continue
         of = Distribution.of(known)
         rows.append((name, figure(of.p50), figure(of.p95), figure(of.max), str(of.n)))
     return table(("ms", "p50", "p95", "max", "n"), rows)
@@ -194,6 +207,7 @@ async def _take_turns(
 
     spoken = [read_wav(path, INPUT_RATE)[0] for path in wavs]
     audio = bytearray()
+    said = failed = 0
     connecting = VoiceClient.connect(
         url,
         agent=agent,
@@ -205,20 +219,38 @@ async def _take_turns(
     async with connecting as client:
         await client.wait_greeting()
         try:
-            for pcm in spoken:
-                result = await client.say_audio(pcm, timeout=timeout)
-                screen.turn(result)
-                audio += result.audio
-            async with contextlib.aclosing(_lines(texts, screen)) as lines:
-                async for line in lines:
-                    result = await client.say_text(line, timeout=timeout)
+            async with contextlib.aclosing(_turns(spoken, texts, screen)) as turns:
+                async for turn in turns:
+                    if client.ended:
+                        left = len(spoken) + len(texts) - said
+                        message = f"The session has ended: {client.ended.reason}; {left} of the turns were not said."
+                        raise RejoinderError(message, code="session_ended")
+                    said += 1
+                    if isinstance(turn, bytes):
+                        result = await client.say_audio(turn, timeout=timeout)
+                    else:
+                        result = await client.say_text(turn, timeout=timeout)
                     screen.turn(result)
                     audio += result.audio
-                    if client.ended:
-                        break
+                    failed += any(
+                        isinstance(event, ReplyFinished) and event.reason == "failed" for event in result.events
+                    )
         finally:
             if out:
                 write_wav(out, bytes(audio), OUTPUT_RATE)
+        if client.ended and client.ended.reason not in ("agent_ended", "client_ended"):
+            raise RejoinderError(f"The session has ended: {client.ended.reason}.", code="session_ended")
+    if failed:
+        raise RejoinderError(f"{failed} of {said} turns could not be answered.", code="reply_failed")
+
+
+async def _turns(spoken: list[bytes], texts: tuple[str, ...], screen: Screen) -> AsyncGenerator[bytes | str, None]:
+    """What to say, one turn after the other: recordings (PCM16), then texts."""
+    for pcm in spoken:
+        yield pcm
+    async with contextlib.aclosing(_lines(texts, screen)) as lines:
+        async for line in lines:
+            yield line
 
 
 async def _lines(texts: tuple[str, ...], screen: Screen) -> AsyncGenerator[str, None]:

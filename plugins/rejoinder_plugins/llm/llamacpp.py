@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -33,8 +32,6 @@ MODEL = ModelFile(
 )
 BATCH = 64
 """Prompt tokens per step. A request can only be cancelled between two; larger steps are no faster on a CPU."""
-UNREAD = 32
-"""Deltas waiting to be read; then the model's thread waits."""
 
 
 class LlamaCppSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,7 +41,8 @@ class LlamaCppSettings(msgspec.Struct, forbid_unknown_fields=True):
     in two thirds of the time, even beside other work; but two processes that generate at once with more threads than
     there are cores slow each other down tenfold: give each fewer. A `None` takes what serves the model
     best: for `smollm2` a low temperature, no tools and no past messages, for all others what the request says.
-    `history` counts the past messages sent besides the system prompt and the current turn.
+    `history` counts the past messages sent besides the system prompt and the current turn; where they do not fit into
+    the context, the older half is left out, again and again.
     """
 
     model: str = MODEL.name
@@ -75,24 +73,29 @@ class LlamaCppProvider:
         )
         self._context = context
         self._server: Any = None
+        self._loading = asyncio.Lock()
         self._streams: set[_Stream] = set()
 
     async def warm_up(self) -> None:
-        """Load the model and run it once.
+        """Load the model and run it once; a second call waits for the first and loads nothing.
 
         Raises:
             MissingDependency: xllamacpp is not installed.
             MissingModel: there is no such file.
             ProviderError: the file is no model that llama.cpp can run.
         """
-        if self._server is None:
-            self._server = await asyncio.get_running_loop().run_in_executor(self._executor(), self._load)
+        async with self._loading:
+            if self._server is None:
+                self._server = await asyncio.get_running_loop().run_in_executor(self._executor(), self._load)
 
     async def stream(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
         """The answer as it is generated; closing the generator stops the model after the token (or step) it is at.
 
+        A conversation too long for the model's context is answered without its oldest turns.
+
         Raises:
-            ProviderRejected: the request does not fit the model's context (`context_too_long`) or is malformed.
+            ProviderRejected: the current turn alone does not fit the context (`context_too_long`), or the request is
+                malformed.
             ProviderError: the model failed.
         """
         if self._server is None:
@@ -185,7 +188,11 @@ class LlamaCppProvider:
 
 
 class _Stream:
-    """The bridge from a generation, in a thread of the pool, to the event loop."""
+    """The bridge from a generation, in a thread of the pool, to the event loop.
+
+    The thread never waits for the reader, which plays the answer at the speed of speech: the next caller needs the
+    thread. `max_tokens` bounds what lies here unread.
+    """
 
     def __init__(self, server: Any, body: dict[str, Any]) -> None:
         self._server = server
@@ -193,8 +200,9 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._items: deque[dict[str, Any] | RejoinderError | None] = deque()
-        self._room = threading.Semaphore(UNREAD)
         self._cancelled = False
+        self._begun = False
+        self._too_long: ProviderError | None = None
         self._future: Future[None] | None = None
 
     def start(self, executor: Executor) -> None:
@@ -204,7 +212,6 @@ class _Stream:
     def cancel(self) -> None:
         """Stop the generation; the thread ends at the next token or step of the prompt. Idempotent."""
         self._cancelled = True
-        self._room.release()
         if self._future is not None:
             self._future.cancel()
         self._deliver(None)
@@ -217,7 +224,6 @@ class _Stream:
             self._ready.clear()
             await self._ready.wait()
         item = self._items.popleft()
-        self._room.release()
         if item is None:
             raise StopAsyncIteration
         if isinstance(item, RejoinderError):
@@ -227,7 +233,12 @@ class _Stream:
     def _run(self) -> None:
         try:
             self._server.handle_chat_completions(self._body, self._on_chunk)
-            self._send(None)
+            # Cut here, in the thread: a refused request that queued anew would wait for all the others once more.
+            while self._too_long and not self._cancelled and (shorter := _newer_half(self._body["messages"])):
+                self._too_long = None
+                self._body = {**self._body, "messages": shorter}
+                self._server.handle_chat_completions(self._body, self._on_chunk)
+            self._send(self._too_long)
         except Exception as error:  # noqa: BLE001 - native code may raise anything; the reader must learn of it
             wrong = isinstance(error, ValueError)
             kind = ProviderRejected if wrong else ProviderError
@@ -238,8 +249,15 @@ class _Stream:
         for each in chunk if isinstance(chunk, list) else [chunk]:
             if self._cancelled:
                 return True
-            self._room.acquire()
-            self._send(_failure(each["error"]) if "error" in each else each)
+            if "error" not in each:
+                self._begun = self._begun or "prompt_progress" not in each
+                self._send(each)
+                continue
+            failure = _failure(each["error"])
+            if failure.code == "context_too_long" and not self._begun:
+                self._too_long = failure
+            else:
+                self._send(failure)
         return self._cancelled
 
     def _send(self, item: dict[str, Any] | RejoinderError | None) -> None:
@@ -321,6 +339,19 @@ def _window(messages: tuple[Message, ...], history: int | str | None) -> Iterato
         start += 1
     yield from (message for message in messages if message.role == "system")
     yield from rest[start:]
+
+
+def _newer_half(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The system messages and the newer half of the rest; nothing where the rest is one turn.
+
+    It begins at a user message, so that no tool result loses its call, and always holds the current turn.
+    """
+    system = [message for message in messages if message["role"] == "system"]
+    rest = [message for message in messages if message["role"] != "system"]
+    turns = [i for i, message in enumerate(rest) if i and message["role"] == "user"]
+    if not turns:
+        return []
+    return system + rest[next((i for i in turns if 2 * i >= len(rest)), turns[-1]) :]
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import os
 import queue
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,10 +93,10 @@ class MoonshineStream:
             return
         if len(self._audio) > SETTLE_BYTES:
             self._settling = True
-            self._start(self._settle())
+            self._start(self._settle)
         elif self._length >= self._due and self._provider.may_run_partial():
             self._due = self._length + max(self._interval, int(len(self._audio) * PARTIAL_SHARE))
-            self._start(self._run_partial())
+            self._start(self._run_partial)
 
     async def flush(self) -> str:
         """The transcript of the utterance so far.
@@ -113,6 +113,11 @@ class MoonshineStream:
 
     def reset(self) -> None:
         """Begin a new utterance; what still runs for the old one is dropped."""
+        if self._settling and self._task is not None:
+            # Out of the queue; in a thread it runs out, but neither the next flush nor the next task waits for it.
+            self._task.cancel()
+            self._task = None
+            self._settling = False
         self._audio.clear()
         self._utterance += 1
         self._length = 0
@@ -126,20 +131,21 @@ class MoonshineStream:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+            self._task = None
         self.reset()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._guard(work), name="moonshine stream")
 
-    async def _guard(self, work: Coroutine[None, None, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except ProviderError:
             pass  # the flush that follows meets the same audio, and says so
         finally:
-            work.close()
-            self._task = None
-            self._settling = False
+            if self._task is asyncio.current_task():
+                self._task = None
+                self._settling = False
 
     def _submit(self) -> _Job:
         self._job = _Job(self._length, self._head, self._provider.submit(bytes(self._audio)))
@@ -153,13 +159,12 @@ class MoonshineStream:
             self._on_partial(text)
 
     async def _settle(self) -> None:
-        utterance, dropped = self._utterance, self._length - len(self._audio)
+        dropped = self._length - len(self._audio)
         head = bytes(self._audio[: _quietest(self._audio[:SETTLE_BYTES])])
         text = await asyncio.wrap_future(self._provider.submit(head))
-        if utterance == self._utterance:
-            # The backlog may have lost its oldest part meanwhile.
-            del self._audio[: max(0, len(head) - (self._length - len(self._audio) - dropped))]
-            self._head = f"{self._head} {text}".strip()
+        # The backlog may have lost its oldest part meanwhile.
+        del self._audio[: max(0, len(head) - (self._length - len(self._audio) - dropped))]
+        self._head = f"{self._head} {text}".strip()
 
 
 class MoonshineProvider:
@@ -217,7 +222,7 @@ class MoonshineProvider:
         self._executor = None
         for future in tuple(self._jobs):
             future.cancel()
-        running = [asyncio.wrap_future(future) for future in self._jobs]
+        running = [asyncio.wrap_future(future) for future in tuple(self._jobs)]
         await asyncio.gather(*running, return_exceptions=True)
         with suppress(queue.Empty):
             while True:
@@ -239,14 +244,19 @@ class MoonshineProvider:
             ) from None  # fmt: skip
         # We find the ends of utterances ourselves: its own detector only smears them.
         options = {"return_audio_data": "false", "vad_threshold": 0.0}
+        loaded: list[Any] = []
         try:
             for _ in range(self.settings.workers):
                 model = os.path.join(str(get_assets_path()), "tiny-en")
                 transcriber = Transcriber(model, ModelArch.TINY, options=options)
+                loaded.append(transcriber)
                 _recognise(transcriber, bytes(2 * RATE), 0, 0)
-                self._idle.put(transcriber)
         except Exception as error:
+            for transcriber in loaded:
+                transcriber.close()
             raise ProviderError(NAME, f"cannot be loaded: {error}", code="bad_model", retryable=False) from error
+        for transcriber in loaded:
+            self._idle.put(transcriber)
 
     def _transcribe(self, pcm: bytes) -> str:
         """In a thread of the pool; whoever holds a recogniser is its only user, as it is not thread-safe."""
