@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rejoinder.errors import MissingModel, ProviderError, ProviderRejected
+from rejoinder.errors import ConfigError, ProviderError, ProviderRejected
 from rejoinder.models import ModelCache
 from rejoinder.providers import LlmDelta, LlmRequest, Message, ProviderContext, ToolCall, ToolSchema
 from rejoinder.settings import Settings
@@ -153,7 +153,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         async with provider(model=model):
             pass
 
-    with pytest.raises(MissingModel, match="no model file"):
+    with pytest.raises(ConfigError, match="no model file"):
         asyncio.run(load(str(tmp_path / "none.gguf")))
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     with pytest.raises(ProviderError) as caught:
@@ -361,7 +361,7 @@ def test_the_embedded_model_is_asked_in_the_way_it_copes_with() -> None:
     assert [message["content"] for message in body["messages"]] == [SYSTEM.content, "c"]
     assert "tools" not in body
     assert body["temperature"] == 0.2
-    assert body["max_tokens"] == 60
+    assert body["max_tokens"] == 90
 
 
 def test_it_is_asked_only_once_loaded() -> None:
