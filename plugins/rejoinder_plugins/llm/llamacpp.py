@@ -45,8 +45,8 @@ class LlamaCppSettings(msgspec.Struct, forbid_unknown_fields=True):
     """`model` is a path to a GGUF file or the name of a model in the cache.
 
     `n_ctx` is the context in tokens that the `parallel` requests share evenly. One core is left
-    to the rest: with a thread on every core the first words come a third sooner while nothing else runs, and twenty
-    times later beside one other busy process. A `None` takes what serves the model best: for `smollm2` a low
+    to the rest: with a thread on every core the first words come a third sooner while nothing else runs, and 3 to
+    13 times later beside one other busy process. A `None` takes what serves the model best: for `smollm2` a low
     temperature, no tools, no past messages and answers that end with a sentence after some forty tokens; for all
     others what the request says.
     `history` counts the past messages sent besides the system prompt and the current turn; where they do not fit into
