@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from rejoinder.audio import FRAME_MS, byte_count, read_wav
+from rejoinder.audio import FRAME_MS, byte_count, read_wav, speech_end
 from rejoinder.channel import Channel
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder.events import (
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 SUBPROTOCOL = "rejoinder.v1"
 DEFAULT_URL = "ws://127.0.0.1:8080"
 REPORT_S = 0.2
-MIN_SOUND_BLOCKS = 8
-MAX_GAP_BLOCKS = 5
 GOODBYE_S = 2.0
 SETTLE_S = 5.0
 METRICS_S = 0.5
@@ -85,36 +83,6 @@ def session_url(url: str) -> str:
         raise ConfigError(f"{url!r} is not the URL of a server.", code="bad_url", fix=f"Use e.g. {DEFAULT_URL}.")
     path = "/ws/audio" if parts.path in ("", "/") else parts.path
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
-
-
-def speech_end(pcm: bytes, rate: int) -> int:
-    """Bytes of `pcm` up to the end of its speech; all of it for a recording without any sound.
-
-    That is the end of its last sound: at least 80 ms of loud 10 ms blocks with no gap over 50 ms. Loud is what the
-    recording itself sets apart: the level, between 15 and 45 dB below its loudest, that best divides its blocks into
-    two kinds (Otsu's method). So neither noise nor a click after the last word counts as speech.
-    """
-    import numpy as np
-
-    samples = np.frombuffer(pcm, dtype="<i2").astype(np.float64)
-    size = max(1, rate // 100)
-    blocks = samples[: len(samples) // size * size].reshape(-1, size)
-    power = np.mean(np.square(blocks), axis=1) if len(blocks) else np.zeros(0)
-    if not len(power) or power.max() < 1:
-        return len(pcm)
-    levels = np.clip(10 * np.log10(power / power.max() + 1e-9), -60, 0)
-    best, threshold = -1.0, -45.0
-    for candidate in range(-45, -14):
-        loud = levels >= candidate
-        share = float(loud.mean())
-        if 0 < share < 1:
-            apart = share * (1 - share) * float(levels[loud].mean() - levels[~loud].mean()) ** 2
-            if apart > best:
-                best, threshold = apart, candidate
-    blocks_at = np.flatnonzero(levels >= threshold)
-    sounds = np.split(blocks_at, np.flatnonzero(np.diff(blocks_at) > MAX_GAP_BLOCKS + 1) + 1)
-    long = [sound for sound in sounds if len(sound) >= MIN_SOUND_BLOCKS] or sounds
-    return int(long[-1][-1] + 1) * size * 2
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -228,9 +228,6 @@ class Tool:
 
 class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
     """For providers with nothing to set."""
-
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class ModelPaths(Protocol):

@@ -19,9 +19,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
 
 from rejoinder import client as client_module
-from rejoinder.audio import byte_count, duration_ms, read_wav, write_wav
+from rejoinder.audio import byte_count, duration_ms, read_wav, speech_end, write_wav
 from rejoinder.cli import main
-from rejoinder.client import NoReply, Unreachable, VoiceClient, session_url, speech_end
+from rejoinder.client import NoReply, Unreachable, VoiceClient, session_url
 from rejoinder.commands import devices
 from rejoinder.commands.devices import Speaker, open_microphone
 from rejoinder.errors import ConfigError, RejoinderError
