@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from rejoinder.errors import ConfigError
+from rejoinder.providers import KINDS
 from rejoinder.settings import Settings, load_settings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -75,7 +76,7 @@ async def _serve(settings: Settings) -> None:
 def _announce(settings: Settings, port: int, seconds: float) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     name, agent = settings.agent(None)
-    _tell(f"ready in {seconds:.1f} s: agent {name} ({agent.vad}, {agent.stt}, {agent.llm}, {agent.tts})")
+    _tell(f"ready in {seconds:.1f} s: agent {name} ({', '.join(n for kind in KINDS for n in agent.names(kind))})")
     _tell(f"  voice   ws://{host}:{port}/ws/audio")
     _tell(f"  REST    http://{host}:{port}/v1/sessions")
     _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")

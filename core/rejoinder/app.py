@@ -26,9 +26,6 @@ from rejoinder.providers import (
     Kind,
     LlmProvider,
     ProviderContext,
-    SttProvider,
-    TtsProvider,
-    VadProvider,
 )
 from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Settings
@@ -90,7 +87,8 @@ class Runtime:
             self._exit.push_async_callback(self.end_sessions)
             _, agent = self.settings.agent(None)
             for kind in KINDS:
-                await self.provider(kind, getattr(agent, kind))
+                for name in agent.names(kind):
+                    await self.provider(kind, name)
         except BaseException:
             await self._exit.aclose()
             raise
@@ -176,15 +174,22 @@ class Runtime:
         Raises:
             UnknownName: it names a tool or provider nobody registered.
         """
-        vad = cast(VadProvider, await self.provider("vad", agent.vad))
-        stt = cast(SttProvider, await self.provider("stt", agent.stt))
-        llm = cast(LlmProvider, await self.provider("llm", agent.llm))
-        tts = cast(TtsProvider, await self.provider("tts", agent.tts))
+        found = {
+            kind: {name: cast(Any, await self.provider(kind, name)) for name in agent.names(kind)} for kind in KINDS
+        }
         tools = self.plugins.tools()
         for name in agent.tools:
             if name not in tools:
                 raise UnknownName("tool", name, tools)
-        return Services(vad, stt, llm, tts, {name: tools[name] for name in agent.tools})
+        return Services(
+            vad=found["vad"][agent.vad],
+            stt=found["stt"],
+            turn=found["turn"],
+            interruption=found["interruption"],
+            llm=found["llm"],
+            tts=found["tts"],
+            tools={name: tools[name] for name in agent.tools},
+        )
 
     # -- rooms and sessions
 

@@ -26,11 +26,16 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", 
 
 
 class SessionStarted(Event, tag="session.started"):
-    """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz)."""
+    """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz).
+
+    `resume_token` lets this connection come back after it was lost; `resumed` says that it did.
+    """
 
     agent: str
     input_rate: int
     output_rate: int
+    resume_token: str = ""
+    resumed: bool = False
 
 
 class SessionEnded(Event, tag="session.ended"):
@@ -56,6 +61,20 @@ class SpeechStopped(Event, tag="user.speech_stopped"):
 
     turn_id: str
     silence_ms: int
+
+
+class Interruption(Event, tag="user.interruption"):
+    """The user spoke over the agent for `speech_ms`: `accepted` stopped `reply_id`, else it goes on.
+
+    `cause` says why: `stop_word`, `words`, `no_transcript`, `backchannel`, `echo`, `noise`, `gave_up` ...
+    """
+
+    turn_id: str
+    reply_id: str
+    accepted: bool
+    cause: str
+    speech_ms: int
+    text: str = ""
 
 
 class Transcript(Event, tag="user.transcript"):
@@ -87,6 +106,22 @@ class ReplyText(Event, tag="reply.text"):
     delta: str
 
 
+class ReplyDucked(Event, tag="reply.ducked"):
+    """The user may want to interrupt: play `reply_id` quieter until `reply.resumed` or `clear_audio`."""
+
+    reply_id: str
+
+
+class ReplyResumed(Event, tag="reply.resumed"):
+    """It was no interruption: play `reply_id` as loud as before; its audio goes on from `from_ms`.
+
+    After a `clear_audio` it goes on at the word that was cut, so some of it comes again.
+    """
+
+    reply_id: str
+    from_ms: int
+
+
 class ToolCalled(Event, tag="tool.called"):
     """The model called a tool; `arguments` is JSON text as the model wrote it."""
 
@@ -107,7 +142,7 @@ class ToolReturned(Event, tag="tool.returned"):
 
 
 class ClearAudio(Event, tag="clear_audio"):
-    """Stop playing at once and drop what is buffered: the rest of `reply_id` is void."""
+    """Stop playing at once and drop what is buffered: the rest of `reply_id` is void unless `reply.resumed` follows."""
 
     reply_id: str
     played_ms: int
@@ -148,7 +183,42 @@ class TurnMetrics(Event, tag="turn.metrics"):
     spans: list[Span]
     jitter_us: int = 0
     speculated: bool = False
+    saved_us: int = 0
+    """How much later the answer would have come without speculation."""
+    discarded: int = 0
+    """Prepared replies to this turn that were thrown away."""
     providers: dict[str, str] = {}
+
+
+class ProviderSwitched(Event, tag="provider.switched"):
+    """A provider failed or was late (`cause` is the error's code), so the next one of its chain was asked.
+
+    `kind` is `stt`, `llm` or `tts`; `to` is "" where there was no other.
+    """
+
+    kind: str
+    provider: str
+    to: str
+    cause: str
+
+
+class SessionMetrics(Event, tag="session.metrics"):
+    """What happened in the whole session; the last event but one.
+
+    `interruptions` were meant and stopped the agent, `false_interruptions` only ducked it (by cause); `timeouts`
+    counts what was waited for in vain and `failures` what failed, each by what (`stt`, `llm:openai`, `first_output` ...).
+    """
+
+    turns: int
+    speculations_kept: int = 0
+    speculations_discarded: int = 0
+    saved_ms: int = 0
+    interruptions: int = 0
+    false_interruptions: dict[str, int] = {}
+    nudges: int = 0
+    resumes: int = 0
+    timeouts: dict[str, int] = {}
+    failures: dict[str, int] = {}
 
 
 class Pong(Event, tag="pong"):
@@ -177,15 +247,20 @@ ServerEvent = (
     | SpeechStarted
     | SpeechPaused
     | SpeechStopped
+    | Interruption
     | Transcript
     | TurnCommitted
     | ReplyStarted
     | ReplyText
+    | ReplyDucked
+    | ReplyResumed
     | ToolCalled
     | ToolReturned
     | ClearAudio
     | ReplyFinished
     | TurnMetrics
+    | ProviderSwitched
+    | SessionMetrics
     | Pong
     | Error
 )
@@ -205,6 +280,10 @@ class Configure(Command, tag="session.configure"):
     input_rate: int = 16_000
     output_rate: int = 24_000
     output: Literal["audio", "text"] = "audio"
+    resume_token: str = ""
+    """Of a connection that was lost: its place is taken again."""
+    last_seq: int = 0
+    """With `resume_token`: the number of the last event that arrived; those after it are sent again."""
 
 
 class Text(Command, tag="text"):

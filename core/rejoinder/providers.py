@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-Kind = Literal["vad", "stt", "llm", "tts"]
-KINDS: tuple[Kind, ...] = ("vad", "stt", "llm", "tts")
+Kind = Literal["vad", "stt", "turn", "interruption", "llm", "tts"]
+KINDS: tuple[Kind, ...] = ("vad", "stt", "turn", "interruption", "llm", "tts")
 
 
 # --- voice activity detection ---------------------------------------------------------------------------------
@@ -101,6 +101,89 @@ class SttProvider(Protocol):
         """Free everything; called once."""
 
 
+# --- the end of a turn ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSoFar:
+    """The user's turn up to a short pause, as a turn detector judges it."""
+
+    text: str
+    """The transcript so far; "" where there is none yet or the detector does not want it."""
+    audio: bytes
+    """The newest of it, at most 8 s, the pause included: PCM16 at 16 kHz."""
+    silence_ms: float
+    """How long the user has been silent."""
+    asked: str
+    """What the agent said last, as far as it was heard; "" if nothing."""
+    language: str
+
+
+class TurnDetector(Protocol):
+    """Tells from a turn up to a pause how likely it is over; one for all sessions, without memory between calls."""
+
+    wants_text: bool
+    """Whether it is asked once the transcript of the pause is there; else at once, beside STT."""
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    async def judge(self, turn: TurnSoFar) -> float | None:
+        """Probability (0 to 1) that the turn is over, None without an opinion. May be cancelled at any time.
+
+        Raises:
+            ProviderError: it could not be judged; counts as no opinion.
+        """
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+# --- interruptions --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """The user's speech over the agent's, so far. Audio is PCM16 at 16 kHz."""
+
+    text: str | None
+    """What the user said; "" for sounds without words, None where the transcript is not known (yet)."""
+    final: bool
+    """The user has fallen silent again."""
+    speech_ms: float
+    """How long they spoke."""
+    audio: bytes
+    """What the microphone gave: the speech and some 300 ms before it, the newest 2 s at most."""
+    played: bytes
+    """What the client was playing in that time and up to a second before it; echo comes later than it is played."""
+    agent_text: str
+    """The agent's words around now: what was said so far in this reply and the sentence being said."""
+    min_words: int
+    """Words that an interruption needs in this agent's profile."""
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether the agent is to `stop`, and why: a short snake_case word such as `stop_word`, `backchannel`, `echo`."""
+
+    stop: bool
+    cause: str
+
+
+class InterruptionJudge(Protocol):
+    """Tells speech meant to interrupt from what is not; asked several times while it lasts. Without memory."""
+
+    async def warm_up(self) -> None:
+        """Load what is needed; called once before the server is ready."""
+
+    def judge(self, overlap: Overlap) -> Judgement | None:
+        """Whether the agent is to stop, None without an opinion. Called on the event loop: at most ~2 ms."""
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
 # --- language model -------------------------------------------------------------------------------------------
 
 
@@ -163,7 +246,31 @@ class LlmProvider(Protocol):
         """Free everything; called once."""
 
 
+@runtime_checkable
+class Prefilling(Protocol):
+    """What an LLM provider may offer besides: read a prompt ahead of the request that will begin like it."""
+
+    async def prefill(self, request: LlmRequest) -> None:
+        """Read the prompt of `request`, whose last user message may still grow. A newer call replaces one that waits.
+
+        Returns when it is read or given up; may be cancelled at any time. Never raises for a failure of the model.
+        """
+
+
 # --- text to speech -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WordTime:
+    """When a word of the chunk is spoken: `start_ms` and `end_ms` from the start of the chunk's audio."""
+
+    text: str
+    start_ms: float
+    end_ms: float
+
+
+TtsDelta = bytes | WordTime
+"""What a TTS streams: audio, and (if it knows) the time of each word, before or with the audio of it."""
 
 
 class TtsProvider(Protocol):
@@ -175,10 +282,10 @@ class TtsProvider(Protocol):
     async def warm_up(self) -> None:
         """Load what is needed; called once before the server is ready."""
 
-    def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[bytes, None]:
+    def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
         """The speech of one chunk of text (about a sentence) as PCM16 pieces of any length, the first at once.
 
-        No silence at the ends but what belongs to the speech. Text without anything to say yields nothing.
+        A provider that knows when each word is spoken yields `WordTime`s, too. No silence at the ends but what belongs to the speech. Text without anything to say yields nothing.
 
         Raises (while iterating):
             ProviderError: it could not be spoken.
@@ -188,7 +295,7 @@ class TtsProvider(Protocol):
         """Free everything; called once."""
 
 
-AnyProvider = VadProvider | SttProvider | LlmProvider | TtsProvider
+AnyProvider = VadProvider | SttProvider | TurnDetector | InterruptionJudge | LlmProvider | TtsProvider
 
 
 # --- tools ----------------------------------------------------------------------------------------------------

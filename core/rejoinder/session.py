@@ -24,6 +24,7 @@ from rejoinder.events import (
     Ping,
     Playback,
     Pong,
+    ProviderSwitched,
     ServerEvent,
     SessionEnded,
     SessionStarted,
@@ -39,9 +40,19 @@ from rejoinder.ids import new_id
 from rejoinder.journal import Journal
 from rejoinder.link import LinkReceiver
 from rejoinder.metrics import TurnTimer
-from rejoinder.providers import LlmProvider, SttProvider, Tool, ToolContext, TtsProvider, VadProvider
+from rejoinder.providers import (
+    InterruptionJudge,
+    LlmProvider,
+    SttProvider,
+    Tool,
+    ToolContext,
+    TtsProvider,
+    TurnDetector,
+    VadProvider,
+)
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.brain import Brain
+from rejoinder.stages.chain import LlmChain, SttChain
 from rejoinder.stages.listen import Listener
 from rejoinder.stages.playout import Pacer, Playout
 from rejoinder.stages.voice import Voice
@@ -59,9 +70,11 @@ class Services:
     """The process's providers and tools, as one agent uses them."""
 
     vad: VadProvider
-    stt: SttProvider
-    llm: LlmProvider
-    tts: TtsProvider
+    stt: Mapping[str, SttProvider]
+    turn: Mapping[str, TurnDetector]
+    interruption: Mapping[str, InterruptionJudge]
+    llm: Mapping[str, LlmProvider]
+    tts: Mapping[str, TtsProvider]
     tools: Mapping[str, Tool]
 
 
@@ -101,11 +114,17 @@ class Session:
         self._machine = turns.TurnMachine(agent.turns, advice.end_silence_ms)
         self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
         vad = services.vad.open()
-        self._stt = services.stt.open(language=agent.language, on_partial=self._partial)
+        stt = SttChain(services.stt, agent.deadlines, self._switched)
+        self._stt = stt.open(language=agent.language, on_partial=self._partial)
         self._listener = Listener(vad, advice, self._stt, host.clock, agent.turns.pause_ms, self._post)
-        limit_s = agent.turns.first_audio_timeout_ms / 1000
         self._voice = Voice(
-            services.tts, agent.tts, agent.voice, agent.language, rates.output, host.limits.chunk_ms, limit_s
+            services.tts,
+            voice=agent.voice,
+            language=agent.language,
+            rate=rates.output,
+            chunk_ms=host.limits.chunk_ms,
+            deadlines=agent.deadlines,
+            switched=self._switched,
         )
         self._playout = Playout(
             rates.output, host.limits, host.clock, host.pacer, self._send_audio, self._first_sent, self._drained
@@ -116,12 +135,14 @@ class Session:
             clock=host.clock,
             limits=host.limits,
             journal=self.journal,
-            brain=Brain(agent, services.llm, services.tools, self.journal, context),
+            brain=Brain(
+                agent, LlmChain(services.llm, agent.deadlines, self._switched), services.tools, self.journal, context
+            ),
             playout=self._playout,
             publish=self._publish,
             post=self._post,
             straggler=host.straggler,
-            providers={"vad": agent.vad, "stt": agent.stt, "llm": agent.llm, "tts": agent.tts},
+            providers={"vad": agent.vad, "stt": agent.stt[0], "llm": agent.llm[0], "tts": agent.tts[0]},
         )
         self._scope: TurnScope | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -473,6 +494,9 @@ class Session:
     def _partial(self, text: str) -> None:
         if self._machine.user in ("speaking", "pausing") and text:
             self._publish(Transcript(turn_id=self._turn_id(self._speech_turn), text=text, final=False))
+
+    def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:
+        self._publish(ProviderSwitched(kind=kind, provider=provider, to=to, cause=cause))
 
     def _silence_of(self, scope: TurnScope) -> Callable[[float], None]:
         return lambda played_ms: self._publish(ClearAudio(reply_id=scope.entry.reply_id, played_ms=round(played_ms)))

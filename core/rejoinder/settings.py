@@ -10,13 +10,14 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rejoinder.errors import ConfigError, UnknownName
+from rejoinder.providers import Kind
 
 CONFIG_FILE = "rejoinder.toml"
 
@@ -25,17 +26,40 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Profile = Literal["patient", "normal", "brisk"]
+
+PROFILES: dict[Profile, dict[str, Any]] = {
+    "patient": {
+        "min_silence_ms": 500,
+        "end_silence_ms": 800,
+        "max_silence_ms": 2000,
+        "interrupt_ms": 500,
+        "min_words": 2,
+    },
+    "normal": {},
+    "brisk": {"min_silence_ms": 160, "end_silence_ms": 240, "max_silence_ms": 600, "interrupt_ms": 240},
+}
+"""What a profile sets; keys that are given beside it win."""
+
+
 class TurnPolicy(_Section):
     """When a turn ends, when an answer starts and what interrupts it; all times in ms."""
 
+    profile: Profile = Field("normal", description="Defaults for the keys below: `patient`, `normal` or `brisk`.")
     pause_ms: int = Field(
-        120, ge=20, description="Silence after which the transcript is taken and a reply may be prepared."
+        60, ge=20, description="Silence after which the transcript is taken and a reply may be prepared."
     )
+    min_silence_ms: int = Field(200, ge=40, description="Silence that ends a turn which is surely over.")
     end_silence_ms: int | None = Field(
-        None, ge=40, description="Silence that ends the turn; None takes the VAD's own advice."
+        None, ge=40, description="Silence that ends a turn of which nothing is known; None takes the VAD's own advice."
     )
+    max_silence_ms: int = Field(1000, ge=40, description="Silence that ends a turn which is surely not over.")
     speculate: bool = Field(True, description="Prepare the reply during the pause, unheard until the turn has ended.")
     max_speculations: int = Field(3, ge=0, description="Prepared replies per turn that may be thrown away.")
+    speculation_tokens: int = Field(
+        60, ge=1, description="Pieces of text a reply may be ahead while the turn is undecided."
+    )
+    prefill: bool = Field(True, description="Let the LLM read the turn while it is spoken, where it can.")
     max_turn_ms: int = Field(60_000, ge=1000, description="A turn longer than this is ended.")
     transcript_timeout_ms: int = Field(
         8_000, ge=100, description="The end of a turn waits this long for its transcript."
@@ -44,6 +68,55 @@ class TurnPolicy(_Section):
         20_000, ge=100, description="A reply that produces nothing (more) for this long is given up."
     )
     barge_in: bool = Field(True, description="Speech during the answer stops it.")
+    interrupt_ms: int = Field(
+        300, ge=40, description="Speech over the agent is judged from here on; undecided, it silences the agent."
+    )
+    min_words: int = Field(1, ge=1, description="Words that an interruption needs; stop words always do.")
+    nudge_after_ms: int | None = Field(
+        None, ge=1000, description="Silence of both sides after which the user is asked; None: never."
+    )
+    nudges: tuple[str, ...] = Field(
+        ("Are you still there?", "I am still here if you need me."),
+        description="What is said then, one after the other.",
+    )
+    goodbye: str = Field(
+        "It seems that you are gone. Goodbye!", description="Said after the last nudge; then the session ends."
+    )
+    on_resume: Literal["continue", "fresh"] = Field(
+        "continue", description="What a client that comes back gets: the unheard rest of the reply, or silence."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_profile(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(profile := data.get("profile"), str):
+            return {**PROFILES.get(profile, {}), **data}  # type: ignore[call-overload]
+        return data
+
+    @model_validator(mode="after")
+    def _check_silences(self) -> Self:
+        if not self.min_silence_ms <= (self.end_silence_ms or self.min_silence_ms) <= self.max_silence_ms:
+            raise ValueError("min_silence_ms <= end_silence_ms <= max_silence_ms must hold")
+        return self
+
+
+class Deadlines(_Section):
+    """How long a provider may take before the next one in its chain is tried, or the user is told; times in ms."""
+
+    transcript_ms: int = Field(4_000, ge=50, description="STT: the final transcript.")
+    first_token_ms: int = Field(6_000, ge=50, description="LLM: the first token (and each later one).")
+    first_audio_ms: int = Field(3_000, ge=50, description="TTS: the first audio of a chunk (and each later piece).")
+    hedge: bool = Field(
+        False, description="A late LLM is not given up when the next one starts: whoever answers first is heard."
+    )
+
+
+def _as_chain(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Chain = Annotated[tuple[str, ...], BeforeValidator(_as_chain), Field(min_length=1)]
+"""A provider's name, or several: the next one is tried when the one before it fails or is late."""
 
 
 class Agent(_Section):
@@ -52,9 +125,13 @@ class Agent(_Section):
     instructions: str = "You are a helpful voice assistant. Answer in one or two short spoken sentences."
     greeting: str = ""
     vad: str = "silero"
-    stt: str = "moonshine"
-    llm: str = "guide"
-    tts: str = "hibari"
+    stt: Chain = ("moonshine",)
+    turn: tuple[str, ...] = Field(("rules",), description="Turn detectors; the most doubtful of them counts.")
+    interruption: tuple[str, ...] = Field(
+        ("echo", "words"), description="Judges of interruptions; the first verdict counts."
+    )
+    llm: Chain = ("guide",)
+    tts: Chain = ("hibari",)
     voice: str | None = None
     language: str = "en"
     tools: tuple[str, ...] = ("clock", "calculator", "last_latency", "end_call")
@@ -63,7 +140,19 @@ class Agent(_Section):
     history_messages: int = Field(40, ge=2, description="The newest messages that the LLM is sent.")
     max_tool_rounds: int = Field(4, ge=0)
     tool_timeout_ms: int = Field(10_000, ge=10)
+    filler_after_ms: int | None = Field(
+        1_500, ge=100, description="A tool that takes longer is covered by a filler; None: never."
+    )
+    fillers: tuple[str, ...] = Field(
+        ("One moment, please.", "Still working on it."), description="Said one after the other."
+    )
     turns: TurnPolicy = TurnPolicy()
+    deadlines: Deadlines = Deadlines()
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """The names of its providers of `kind`, in the order in which they are asked."""
+        named = getattr(self, kind)
+        return (named,) if isinstance(named, str) else named
 
 
 class Limits(_Section):
@@ -124,6 +213,7 @@ GUIDE = Agent(
         "You are the voice of Rejoinder, a platform for real-time voice agents. You speak aloud: answer in one short, "
         "plain sentence, without lists or markup."
     ),
+    turns=TurnPolicy(nudge_after_ms=30_000),
 )
 
 
@@ -179,6 +269,6 @@ def _describe(problem: Any) -> str:
         return f"{path}: {problem['msg']}"
     model: Any = Settings
     for part in problem["loc"][:-1]:
-        model = {"agents": Agent, "limits": Limits, "turns": TurnPolicy}.get(str(part), model)
+        model = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines}.get(str(part), model)
     near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
     return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")

@@ -300,6 +300,8 @@ class TurnScope:
             segment = self.entry.speak(text, playout.pushed_ms)
             async with aclosing(voice.speak(text)) as pieces:
                 async for pcm in pieces:
+                    if not isinstance(pcm, bytes):
+                        continue
                     self.timer.mark("first_audio", self._stage.clock.monotonic())
                     await playout.push(self.epoch, pcm)
             segment.end_ms = playout.pushed_ms

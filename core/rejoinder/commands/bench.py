@@ -16,7 +16,7 @@ ENGINE_READY_S = 60.0
 VOICE_READY_S = 300.0
 MAX_RECORDING_S = 12.0
 MIN_RECORDING_S = 1.5
-SCRIPTED_AGENT = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts": "scripted", "tools": []}
+SCRIPTED_AGENT = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts": "scripted", "tools": [], "turn": []}
 
 
 @click.command("bench")

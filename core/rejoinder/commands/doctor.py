@@ -156,19 +156,21 @@ def _models(settings: Settings) -> Iterator[Check]:
 
 def _agents(settings: Settings) -> Iterator[Check]:
     from rejoinder.manager import load_plugins
+    from rejoinder.providers import KINDS
 
     plugins = load_plugins(settings.disabled_plugins)
     known_tools = plugins.tools()
     for name in sorted({settings.default_agent, *settings.agents}):
         _, agent = settings.agent(name)
         try:
-            for kind in ("vad", "stt", "llm", "tts"):
-                plugins.provider(kind, getattr(agent, kind))
+            named = [(kind, provider) for kind in KINDS for provider in agent.names(kind)]
+            for kind, provider in named:
+                plugins.provider(kind, provider)
         except RejoinderError as error:
             yield Check(f"agent {name}", False, error.message, error.fix or "")
             continue
         missing = [tool for tool in agent.tools if tool not in known_tools]
-        detail = f"no tool {', '.join(missing)}" if missing else f"{agent.vad}, {agent.stt}, {agent.llm}, {agent.tts}"
+        detail = f"no tool {', '.join(missing)}" if missing else ", ".join(provider for _, provider in named)
         yield Check(f"agent {name}", not missing, detail, f"Correct `tools` of [agents.{name}].")
 
 

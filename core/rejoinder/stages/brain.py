@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
 from rejoinder.ids import new_id
 from rejoinder.journal import Entry, Journal, ToolRound
-from rejoinder.providers import LlmProvider, LlmRequest, Tool, ToolCall, ToolContext
+from rejoinder.providers import LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
-from rejoinder.stages.punctual import punctual
+from rejoinder.stages.chain import LlmChain
 from rejoinder.tools import run_tool
 
 
@@ -21,7 +21,7 @@ class Brain:
     """What an agent thinks with; shared by all replies of a session."""
 
     agent: Agent
-    llm: LlmProvider
+    llm: LlmChain
     tools: Mapping[str, Tool]
     journal: Journal
     context: ToolContext
@@ -47,8 +47,7 @@ class Brain:
             )
             calls: list[ToolCall] = []
             before = len(entry.text)
-            limit_s = self.agent.turns.first_audio_timeout_ms / 1000
-            async with aclosing(punctual(self.llm.stream(request), limit_s, self.agent.llm)) as deltas:
+            async with aclosing(self.llm.stream(request)) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, ToolCall):
                         calls.append(delta)

@@ -139,7 +139,15 @@ async def pilot(
     """A running session on scripted providers and its pilot; closed at the end, with nothing left behind."""
     client = SessionPilot(reports=reports)
     client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts or ScriptedTts()
-    services = Services(ScriptedVad(), client.stt, client.llm, client.tts, {tool.name: tool for tool in tools})
+    services = Services(
+        vad=ScriptedVad(),
+        stt={"scripted": client.stt},
+        turn={},
+        interruption={},
+        llm={"scripted": client.llm},
+        tts={"scripted": client.tts},
+        tools={tool.name: tool for tool in tools},
+    )
     pacer = Pacer()
     stragglers: list[asyncio.Task[Any]] = []
     host = Host(
@@ -151,7 +159,14 @@ async def pilot(
         on_ended=lambda session: None,
     )
     before = asyncio.all_tasks()
-    names = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts": "scripted"}
+    names = {
+        "vad": "scripted",
+        "stt": ("scripted",),
+        "turn": (),
+        "interruption": (),
+        "llm": ("scripted",),
+        "tts": ("scripted",),
+    }
     definition = (agent or Agent()).model_copy(update=names)
     rates = Rates(16_000, client.tts.sample_rate)
     client.session = Session("ses_pilot", "pilot", definition, services, host, rates)

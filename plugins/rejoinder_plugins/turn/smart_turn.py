@@ -1,0 +1,1 @@
+"""The turn detector `smart_turn`: an audio model that hears whether somebody has finished."""
