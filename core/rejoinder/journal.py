@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rejoinder.providers import Message, ToolCall
+from rejoinder.providers import Message, ToolCall, WordTime
 
 _CHARS_PER_SECOND = 15.0
 """A common pace of speech; used for the chunk whose audio was cut before its length was known."""
@@ -20,6 +20,8 @@ class Segment:
     text: str
     start_ms: float
     end_ms: float | None = None
+    words: list[WordTime] = field(default_factory=list)
+    """When its words are spoken, from its start, where the TTS says so."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,10 @@ class Entry:
         segment = Segment(text, start_ms)
         self.segments.append(segment)
         return segment
+
+    def word_at(self, played_ms: float) -> float:
+        """Where in the reply, in ms, the word begins that sounds at `played_ms`."""
+        return played_ms
 
     def heard(self, played_ms: float) -> str:
         """The words within the first `played_ms` of the reply; within a chunk, in proportion to its audio."""

@@ -285,7 +285,8 @@ class TtsProvider(Protocol):
     def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
         """The speech of one chunk of text (about a sentence) as PCM16 pieces of any length, the first at once.
 
-        A provider that knows when each word is spoken yields `WordTime`s, too. No silence at the ends but what belongs to the speech. Text without anything to say yields nothing.
+        A provider that knows when each word is spoken yields `WordTime`s, too. No silence at the ends but what belongs
+        to the speech. Text without anything to say yields nothing.
 
         Raises (while iterating):
             ProviderError: it could not be spoken.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,12 @@ class Session:
             limits=host.limits,
             journal=self.journal,
             brain=Brain(
-                agent, LlmChain(services.llm, agent.deadlines, self._switched), services.tools, self.journal, context
+                agent,
+                LlmChain(services.llm, agent.deadlines, self._switched),
+                services.tools,
+                self.journal,
+                context,
+                self._spawn,
             ),
             playout=self._playout,
             publish=self._publish,
@@ -494,6 +499,10 @@ class Session:
     def _partial(self, text: str) -> None:
         if self._machine.user in ("speaking", "pausing") and text:
             self._publish(Transcript(turn_id=self._turn_id(self._speech_turn), text=text, final=False))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._group is not None
+        return self._group.create_task(work, name=name)
 
     def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:
         self._publish(ProviderSwitched(kind=kind, provider=provider, to=to, cause=cause))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
 from rejoinder.ids import new_id
@@ -25,6 +26,8 @@ class Brain:
     tools: Mapping[str, Tool]
     journal: Journal
     context: ToolContext
+    spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    """`spawn(work, name)` runs work that outlives its reply; the session waits for it at its end, or cancels it."""
 
     async def think(
         self, entry: Entry, committed: Callable[[], Awaitable[object]], tell: Callable[[ServerEvent], None]

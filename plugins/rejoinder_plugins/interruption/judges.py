@@ -1,4 +1,4 @@
-"""The judges `echo` and `words`: what the agent's own voice sounds like, and what people say without meaning to stop."""
+"""The judges `echo` and `words`: the agent's own voice, and what people say without meaning to stop."""
 
 from __future__ import annotations
 
