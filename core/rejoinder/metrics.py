@@ -1,10 +1,13 @@
-"""A turn's latency as contiguous spans on one clock, and the jitter of outgoing audio."""
+"""A turn's latency as contiguous spans on one clock, the jitter of outgoing audio, and a session's counts."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Literal
 
-from rejoinder.events import Span
+from rejoinder.errors import ProviderTimeout
+from rejoinder.events import SessionMetrics, Span
 
 Mark = Literal["decision", "transcript", "first_token", "first_chunk", "first_audio", "sent", "played"]
 
@@ -33,6 +36,10 @@ class TurnTimer:
     def mark(self, name: Mark, at: float) -> None:
         """Note that `name` happened at `at`."""
         self._marks.setdefault(name, at)
+
+    def at(self, name: Mark) -> float | None:
+        """When `name` happened, None if it did not."""
+        return self._marks.get(name)
 
     def __contains__(self, name: Mark) -> bool:
         return name in self._marks
@@ -76,3 +83,40 @@ class Jitter:
     def restart(self) -> None:
         """The stream paused: the next packet is not compared with the last."""
         self._late = None
+
+
+@dataclass(slots=True)
+class SessionTally:
+    """Counts what happens in a session, for its `session.metrics`."""
+
+    turns: int = 0
+    speculations_kept: int = 0
+    speculations_discarded: int = 0
+    saved_us: int = 0
+    interruptions: int = 0
+    false_interruptions: Counter[str] = field(default_factory=Counter)
+    nudges: int = 0
+    resumes: int = 0
+    timeouts: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def failed(self, what: str, code: str) -> None:
+        """Count a failure of `what` (`llm:openai`); one with the code of a time-out is counted as such, too."""
+        self.failures[what] += 1
+        if code == ProviderTimeout.code:
+            self.timeouts[what] += 1
+
+    def event(self) -> SessionMetrics:
+        """The figures so far."""
+        return SessionMetrics(
+            turns=self.turns,
+            speculations_kept=self.speculations_kept,
+            speculations_discarded=self.speculations_discarded,
+            saved_ms=round(self.saved_us / 1000),
+            interruptions=self.interruptions,
+            false_interruptions=dict(self.false_interruptions),
+            nudges=self.nudges,
+            resumes=self.resumes,
+            timeouts=dict(self.timeouts),
+            failures=dict(self.failures),
+        )

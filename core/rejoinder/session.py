@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES, Rates, Resampler
+from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
 from rejoinder.bus import Bus, Observer
 from rejoinder.channel import Channel
 from rejoinder.clock import Clock
 from rejoinder.errors import ProtocolError, RejoinderError, SessionError
 from rejoinder.events import (
-    ClearAudio,
     ClientCommand,
     Configure,
     Dtmf,
     End,
     Error,
     Interrupt,
+    Interruption,
     Ping,
     Playback,
     Pong,
@@ -39,30 +41,48 @@ from rejoinder.events import (
 from rejoinder.ids import new_id
 from rejoinder.journal import Journal
 from rejoinder.link import LinkReceiver
-from rejoinder.metrics import TurnTimer
+from rejoinder.local import LocalLink
+from rejoinder.metrics import SessionTally, TurnTimer
 from rejoinder.providers import (
     InterruptionJudge,
+    Judgement,
     LlmProvider,
+    Overlap,
     SttProvider,
     Tool,
     ToolContext,
     TtsProvider,
     TurnDetector,
+    TurnSoFar,
     VadProvider,
 )
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.brain import Brain
 from rejoinder.stages.chain import LlmChain, SttChain
+from rejoinder.stages.judging import (
+    OVERLAP_AUDIO_MS,
+    PLAYED_AUDIO_MS,
+    TURN_AUDIO_MS,
+    EndOfTurn,
+    Judges,
+    doubtful,
+)
 from rejoinder.stages.listen import Listener
 from rejoinder.stages.playout import Pacer, Playout
 from rejoinder.stages.voice import Voice
 from rejoinder.turn import Stage, TurnScope
-from rejoinder.turns import machine as turns
+from rejoinder.turns import signals as turns
+from rejoinder.turns.machine import TurnMachine
 
 log = logging.getLogger(__name__)
 _SEE_LOG = "The server's log has the traceback."
 _STALL_S = 1.0
 """A client that stops sending in the middle of speech is taken to have paused."""
+_SETTLE_S = 0.25
+"""A client that was interrupted says within this where it stopped, or the clock's guess counts."""
+_BEFORE_MS = 300
+_REPLAYED_EVENTS = 256
+_LOST_LINKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +130,17 @@ class Session:
         self._clock = host.clock
         self.bus = Bus(session_id, host.clock)
         self.bus.subscribe(host.observer(session_id))
+        self.bus.subscribe(self._remember)
         advice = services.vad.advice
-        self._machine = turns.TurnMachine(agent.turns, advice.end_silence_ms)
+        self._machine = TurnMachine(agent.turns, advice.end_silence_ms)
         self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
         vad = services.vad.open()
-        stt = SttChain(services.stt, agent.deadlines, self._switched)
-        self._stt = stt.open(language=agent.language, on_partial=self._partial)
-        self._listener = Listener(vad, advice, self._stt, host.clock, agent.turns.pause_ms, self._post)
+        self._recognisers = SttChain(services.stt, agent.deadlines, self._switched)
+        self._stt = self._recognisers.open(language=agent.language, on_partial=self._partial)
+        self._end_of_turn = EndOfTurn(services.turn)
+        self._judges = Judges(services.interruption)
+        memory_ms = TURN_AUDIO_MS if self._end_of_turn.wants_audio else OVERLAP_AUDIO_MS
+        self._listener = Listener(vad, advice, self._stt, host.clock, agent.turns.pause_ms, self._post, memory_ms)
         self._voice = Voice(
             services.tts,
             voice=agent.voice,
@@ -130,26 +154,36 @@ class Session:
             rates.output, host.limits, host.clock, host.pacer, self._send_audio, self._first_sent, self._drained
         )
         self.journal = Journal(keep=agent.history_messages)
-        context = ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True))
+        self._brain = Brain(
+            agent,
+            LlmChain(services.llm, agent.deadlines, self._switched),
+            services.tools,
+            self.journal,
+            ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True)),
+            self._spawn,
+        )
         self._stage = Stage(
             clock=host.clock,
             limits=host.limits,
             journal=self.journal,
-            brain=Brain(
-                agent,
-                LlmChain(services.llm, agent.deadlines, self._switched),
-                services.tools,
-                self.journal,
-                context,
-                self._spawn,
-            ),
+            brain=self._brain,
             playout=self._playout,
             publish=self._publish,
             post=self._post,
             straggler=host.straggler,
-            providers={"vad": agent.vad, "stt": agent.stt[0], "llm": agent.llm[0], "tts": agent.tts[0]},
+            providers=self._used,
+            failed=self._reply_failed,
+            speculation_tokens=agent.turns.speculation_tokens,
         )
         self._scope: TurnScope | None = None
+        self._settling: TurnScope | None = None
+        self._tally = SessionTally()
+        self._discarded = 0
+        self._asked_at = 0.0
+        self._prefilling: asyncio.Task[None] | None = None
+        self._lost: dict[str, Rates] = {}
+        self._recent = deque[tuple[int, ServerEvent, bytes]](maxlen=_REPLAYED_EVENTS)
+        self._abandoned = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._turn_ids: dict[int, str] = {}
         self._speech_turn = 0
@@ -197,8 +231,9 @@ class Session:
                     self._post(turns.SayAsked(self.agent.greeting))
                 self._idle()
                 reason = await self._control()
-                if self._transcribing is not None:
-                    self._transcribing.cancel()
+                for task in (self._transcribing, self._prefilling):
+                    if task is not None:
+                        task.cancel()
         except asyncio.CancelledError:
             reason = "cancelled"
         except Exception:
@@ -258,6 +293,7 @@ class Session:
         self._playout.clear()
         self.ended_reason = reason
         try:
+            self._publish(self._tally.event())
             self._publish(SessionEnded(reason=reason))
         finally:
             links, self._links = self._links, []
@@ -266,10 +302,11 @@ class Session:
             self._host.on_ended(self)
 
     async def _tidy(self) -> None:
+        self._settle()
         if self._scope is not None:
             scope, self._scope = self._scope, None
             try:
-                await scope.cancel("ended", self._silence_of(scope))
+                await scope.cancel("ended")
             except Exception:
                 log.exception("the reply of %s did not end cleanly", self.id)
         try:
@@ -279,38 +316,101 @@ class Session:
 
     # -- connections
 
-    def attach(self, receiver: LinkReceiver, rates: Rates, *, audio: bool) -> LocalLink:
+    def attach(
+        self, receiver: LinkReceiver, rates: Rates, *, audio: bool, resume_token: str = "", last_seq: int = 0
+    ) -> LocalLink:
         """Connect a client, which wants reply `audio` or only text. It is told `session.started` first.
 
+        With the `resume_token` of a connection that was lost it takes that one's place: it is sent the events after
+        `last_seq`, and (by `turns.on_resume`) what it had not heard of the reply.
+
         Raises:
-            SessionError: the session is over.
+            SessionError: the session is over, or nobody was lost who had this token (`bad_resume_token`).
         """
         if self._inbox.closed or self.ended_reason is not None:
             raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
+        resumed = bool(resume_token)
+        if resumed:
+            self._take_place(resume_token)
+        link = LocalLink(self, receiver, rates, audio)
         if self.bus.seq:
             # A later comer: the event itself is history, so this copy carries the number of the last one published.
             started = self._started(rates)
             started.seq, started.at, started.session_id = self.bus.seq, self._clock.wall_ms(), self.id
-            receiver.on_event(started, encode(started))
-        link = LocalLink(self, receiver, rates, audio)
+            link.tell(link.started(started, resumed=resumed))
+            if resumed:
+                self._replay(link, last_seq)
         self._links.append(link)
         self._stop_timer("idle")
+        if audio:
+            self._post(turns.AudienceChanged(True))
+            self._come_back()
         return link
+
+    def _take_place(self, token: str) -> None:
+        for link in tuple(self._links):
+            # The old socket may not have been missed yet.
+            if secrets.compare_digest(link.resume_token, token):
+                link.close()
+                link.ended("resumed_elsewhere")
+        if self._lost.pop(token, None) is None:
+            raise SessionError(
+                "No lost connection of this session has this resume_token.",
+                code="bad_resume_token",
+                fix="Use the one of the last session.started; join without it to begin anew.",
+            )
+        self._tally.resumes += 1
+
+    def _replay(self, link: LocalLink, last_seq: int) -> None:
+        missed = [(event, data) for seq, event, data in self._recent if seq > last_seq]
+        if self._recent and self._recent[0][0] > last_seq + 1:
+            text = f"Only the newest {len(missed)} events can be sent again."
+            fix = f"GET /v1/sessions/{self.id}/events?after={last_seq}"
+            link.tell(Error(code="events_missed", message=text, fix=fix))
+        for event, data in missed:
+            link.receiver.on_event(event, data)
+
+    def _come_back(self) -> None:
+        """Somebody hears again: the reply that nobody heard the end of goes on, or not, as the agent has it."""
+        if not self._abandoned:
+            return
+        self._abandoned = False
+        if self.agent.turns.on_resume == "continue" and self._scope is not None:
+            self._scope.resume()
+        else:
+            self._post(turns.InterruptAsked())
+
+    def _remember(self, event: ServerEvent, data: bytes) -> None:
+        self._recent.append((event.seq, event, data))
 
     def _started(self, rates: Rates) -> SessionStarted:
         return SessionStarted(agent=self.agent_name, input_rate=rates.input, output_rate=rates.output)
 
     def detach(self, link: LocalLink) -> None:
-        """A client left. Idempotent."""
+        """A client left; it may come back with its resume token. Idempotent."""
         if link in self._links:
             self._links.remove(link)
             link.close()
+            self._lost[link.resume_token] = link.rates
+            while len(self._lost) > _LOST_LINKS:
+                del self._lost[next(iter(self._lost))]
             if self._speaker is link:
                 self._speaker = None
-            if not self._links and self._playout.playing:
-                # Nobody hears or reads the rest, so it must not count as heard.
-                self._post(turns.InterruptAsked())
+            if link.audio and not any(other.audio for other in self._links):
+                self._post(turns.AudienceChanged(False))
+                self._abandon()
             self._idle()
+
+    def _abandon(self) -> None:
+        """Nobody hears the rest, so it must not count as heard: it waits for somebody to come back."""
+        scope = self._scope
+        if scope is None or not self._playout.playing:
+            return
+        if self._links:
+            # Others read on, and they get the whole text.
+            return
+        self._abandoned = True
+        scope.hold()
 
     def _idle(self) -> None:
         """Nobody is connected: end after the grace period."""
@@ -341,6 +441,8 @@ class Session:
             case Playback(reply_id=reply_id, played_ms=played_ms):
                 if self._scope is not None and self._scope.entry.reply_id == reply_id:
                     self._playout.report(played_ms)
+                elif self._settling is not None and self._settling.entry.reply_id == reply_id:
+                    self._settling.report(played_ms)
             case Text(text=text):
                 if not text.strip():
                     raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
@@ -385,7 +487,9 @@ class Session:
             case turns.TellSpeech(what, turn, silence_ms):
                 self._tell_speech(what, turn, silence_ms)
             case turns.Transcribe(_, attempt):
-                self._transcribe(attempt)
+                self._transcribe(attempt, None)
+            case turns.JudgeOverlap(_, attempt):
+                self._transcribe(attempt, command)
             case turns.Propose(epoch, turn, text):
                 self._propose(epoch, turn, text)
             case turns.Commit(_, turn, speculated):
@@ -393,17 +497,32 @@ class Session:
             case turns.Discard():
                 if self._scope is not None:
                     scope, self._scope = self._scope, None
-                    await scope.cancel(None, lambda played_ms: None)
+                    self._discarded += 1
+                    self._tally.speculations_discarded += 1
+                    await scope.cancel(None)
             case turns.CancelReply(_, reason):
+                await self._cancel(reason)
+            case turns.Duck():
                 if self._scope is not None:
-                    scope, self._scope = self._scope, None
-                    await scope.cancel(reason, self._silence_of(scope))
-            case turns.Say(epoch, turn, text):
+                    self._scope.duck()
+            case turns.Hold():
+                if self._scope is not None:
+                    self._scope.hold()
+            case turns.Resume():
+                if self._scope is not None and not self._abandoned:
+                    self._scope.resume()
+            case turns.TellInterruption():
+                self._tell_interruption(command)
+            case turns.Say(epoch, turn, text, purpose):
                 await self._finish_scope()
+                self._settle()
+                self._tally.nudges += purpose == "nudge"
                 entry = self.journal.propose(self._turn_id(turn), new_id("rep"), None)
                 timer = TurnTimer(self._clock.monotonic())
                 self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), text)
                 self._scope.commit(speculated=False)
+            case turns.TellTimeout(what):
+                self._tally.timeouts[what] += 1
             case turns.DropTurn(turn, failed):
                 self._publish(Transcript(turn_id=self._turn_id(turn), text="", final=True))
                 if failed:
@@ -440,8 +559,11 @@ class Session:
         timer = TurnTimer(self._listener.last_speech_at if spoken else self._wrote_at)
         if spoken:
             timer.mark("transcript", self._transcribed_at)
+        self._settle()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
-        self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible())
+        discarded, self._discarded = self._discarded, 0
+        since = self._asked_at if spoken else self._wrote_at
+        self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), since=since, discarded=discarded)
 
     def _commit(self, turn: int, speculated: bool) -> None:
         scope = self._scope
@@ -450,25 +572,89 @@ class Session:
         if turn == self._speech_turn:
             scope.timer.mark("decision", self._decided_at)
             self._publish(Transcript(turn_id=scope.entry.turn_id, text=scope.entry.user_text, final=True))
+        self._tally.turns += 1
+        self._tally.speculations_kept += speculated
         scope.commit(speculated)
+
+    async def _cancel(self, reason: Literal["interrupted", "failed", "ended"]) -> None:
+        if self._scope is None:
+            return
+        scope, self._scope = self._scope, None
+        self._abandoned = False
+        self._settle()
+        await scope.cancel(reason)
+        if scope.unsettled:
+            self._settling = scope
+            self._arm("settle", _SETTLE_S, self._settle)
+
+    def _settle(self) -> None:
+        """What was heard of an interrupted reply is wanted now, whether or not its client has said how far it came."""
+        self._stop_timer("settle")
+        scope, self._settling = self._settling, None
+        if scope is not None:
+            scope.settle()
+
+    def _tell_interruption(self, told: turns.TellInterruption) -> None:
+        if self._scope is None:
+            return
+        if told.accepted:
+            self._tally.interruptions += 1
+        else:
+            self._tally.false_interruptions[told.cause] += 1
+        self._publish(
+            Interruption(
+                turn_id=self._turn_id(told.turn),
+                reply_id=self._scope.entry.reply_id,
+                accepted=told.accepted,
+                cause=told.cause,
+                speech_ms=told.speech_ms,
+                text=told.text,
+            )
+        )
 
     async def _finish_scope(self) -> None:
         if self._scope is not None:
             scope, self._scope = self._scope, None
             await scope.finish()
 
-    def _transcribe(self, attempt: int) -> None:
+    def _transcribe(self, attempt: int, overlap: turns.JudgeOverlap | None) -> None:
         if self._transcribing is not None:
             self._transcribing.cancel()
         assert self._group is not None
-        self._transcribing = self._group.create_task(self._flush(attempt))
+        if overlap is None or overlap.final:
+            self._asked_at = self._clock.monotonic()
+        self._transcribing = self._group.create_task(self._understand(attempt, overlap), name=f"pause of {self.id}")
 
-    async def _flush(self, attempt: int) -> None:
-        text: str | None = None
+    async def _understand(self, attempt: int, overlap: turns.JudgeOverlap | None) -> None:
+        """What the user said so far; at a pause also whether they are done, over the agent whether they mean it."""
+        pausing = overlap is None or overlap.final
+        hearing = asyncio.create_task(self._end_of_turn.listen(self._turn_so_far(""))) if pausing else None
+        try:
+            text = await self._flush()
+            self._transcribed_at = self._clock.monotonic()
+            if overlap is not None:
+                judgement = self._judge(overlap, text)
+                stop, cause = (judgement.stop, judgement.cause) if judgement else (None, "")
+                self._post(turns.OverlapJudged(attempt, stop, cause, text))
+            if hearing is None:
+                return
+            read = await self._end_of_turn.read(self._turn_so_far(text)) if text else None
+            heard = hearing.result() if hearing.done() else None
+            self._post(turns.TurnJudged(attempt, doubtful(read, heard)))
+            if overlap is None:
+                self._post(turns.TranscriptReady(attempt, text))
+            if heard is None and self._end_of_turn.wants_audio:
+                self._post(turns.TurnJudged(attempt, doubtful(read, await hearing)))
+        finally:
+            if hearing is not None and not hearing.done():
+                hearing.cancel()
+                await asyncio.wait({hearing}, timeout=self._limits.cancel_ms / 1000)
+
+    async def _flush(self) -> str | None:
         flush = asyncio.create_task(self._stt.flush(), name=f"transcript for {self.id}")
         try:
             await asyncio.wait({flush})
-            text = flush.result()
+            return flush.result()
         except RejoinderError as error:
             self.complain(error)
         except asyncio.CancelledError:
@@ -480,8 +666,37 @@ class Session:
             raise
         except Exception:
             log.exception("STT failed in %s", self.id)
-        self._transcribed_at = self._clock.monotonic()
-        self._post(turns.TranscriptReady(attempt, text))
+        self._tally.failed("stt", "")
+        return None
+
+    def _turn_so_far(self, text: str | None) -> TurnSoFar:
+        silence_ms = (self._clock.monotonic() - self._listener.last_speech_at) * 1000
+        audio = self._listener.utterance() if self._end_of_turn.wants_audio else b""
+        return TurnSoFar(text or "", audio, silence_ms, self.journal.last_heard(), self.agent.language)
+
+    def _judge(self, asked: turns.JudgeOverlap, text: str | None) -> Judgement | None:
+        scope = self._scope
+        if scope is None:
+            return None
+        position = self._playout.position_ms(self._playout.played_ms())
+        overlap = Overlap(
+            text=text,
+            final=asked.final,
+            speech_ms=asked.speech_ms,
+            audio=self._listener.audio(min(OVERLAP_AUDIO_MS, asked.speech_ms + _BEFORE_MS)),
+            played=self._played_audio(),
+            agent_text=" ".join(segment.text for segment in scope.entry.segments if segment.start_ms <= position),
+            min_words=self.agent.turns.min_words,
+            language=self.agent.language,
+        )
+        return self._judges.judge(overlap)
+
+    def _played_audio(self) -> bytes:
+        """What the client was playing until now, silence included, at 16 kHz."""
+        played = resample(self._playout.recent(PLAYED_AUDIO_MS), self._playout.rate, ENGINE_RATE)
+        return (played + bytes(byte_count(self._playout.held_ms, ENGINE_RATE)))[
+            -byte_count(PLAYED_AUDIO_MS, ENGINE_RATE) :
+        ]
 
     # -- small things
 
@@ -494,21 +709,48 @@ class Session:
     def _publish(self, event: ServerEvent) -> None:
         if isinstance(event, TurnMetrics):
             self._metrics = event
+            self._tally.saved_us += event.saved_us
         self.bus.publish(event)
 
     def _partial(self, text: str) -> None:
-        if self._machine.user in ("speaking", "pausing") and text:
-            self._publish(Transcript(turn_id=self._turn_id(self._speech_turn), text=text, final=False))
+        if self._machine.user not in ("speaking", "pausing") or not text:
+            return
+        self._publish(Transcript(turn_id=self._turn_id(self._speech_turn), text=text, final=False))
+        if (overlap := self._machine.overlap) is not None:
+            # Only "stop!" is acted upon before the judges are asked in earnest.
+            speech_ms = round((self._clock.monotonic() - overlap.began_at) * 1000)
+            judgement = self._judge(turns.JudgeOverlap(self._speech_turn, 0, speech_ms, final=False), text)
+            if judgement is not None and judgement.stop:
+                self._post(turns.OverlapJudged(None, True, judgement.cause, text))
+        elif self._machine.reply is None and self.agent.turns.prefill:
+            self._prefill(text)
+
+    def _prefill(self, text: str) -> None:
+        """Let the LLM read what the user has said so far; the newest text counts."""
+        if self._prefilling is not None:
+            self._prefilling.cancel()
+        self._prefilling = self._spawn(self._brain.prefill(text), f"prefill for {self.id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         assert self._group is not None
         return self._group.create_task(work, name=name)
 
     def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:
+        self._tally.failed(f"{kind}:{provider}", cause)
         self._publish(ProviderSwitched(kind=kind, provider=provider, to=to, cause=cause))
 
-    def _silence_of(self, scope: TurnScope) -> Callable[[float], None]:
-        return lambda played_ms: self._publish(ClearAudio(reply_id=scope.entry.reply_id, played_ms=round(played_ms)))
+    def _reply_failed(self, error: RejoinderError) -> None:
+        if error.code == "empty_reply":
+            self._tally.failed("llm", error.code)
+
+    def _used(self) -> dict[str, str]:
+        """Which providers answered last."""
+        return {
+            "vad": self.agent.vad,
+            "stt": self._recognisers.used,
+            "llm": self._brain.llm.used,
+            "tts": self._voice.used,
+        }
 
     def _audible(self) -> Voice | None:
         return self._voice if any(link.audio for link in self._links) else None
@@ -547,73 +789,3 @@ class Session:
     def _stop_timer(self, name: str) -> None:
         if timer := self._timers.pop(name, None):
             timer.cancel()
-
-
-class LocalLink:
-    """The in-process `SessionLink`: direct calls, no queue."""
-
-    def __init__(self, session: Session, receiver: LinkReceiver, rates: Rates, audio: bool) -> None:
-        self.session_id = session.id
-        self.receiver = receiver
-        self.audio = audio
-        self._session = session
-        self._rates = rates
-        self._input = Resampler(rates.input, ENGINE_RATE)
-        self._output = Resampler(session.rates.output, rates.output)
-        self._unsubscribe = session.bus.subscribe(self._on_event)
-
-    def send_audio(self, pcm: bytes) -> None:
-        """User audio: PCM16 mono at the link's input rate.
-
-        Raises:
-            ProtocolError: not a whole number of samples (`odd_audio`).
-        """
-        if len(pcm) % SAMPLE_BYTES:
-            raise ProtocolError(
-                f"An audio frame of {len(pcm)} bytes is no whole number of 16-bit samples.",
-                code="odd_audio",
-                fix="Send PCM16 mono, little-endian: two bytes a sample.",
-            )
-        self._session.hear(self, self._input.process(pcm))
-
-    def send_command(self, command: ClientCommand) -> None:
-        """What the user wants.
-
-        Raises:
-            ProtocolError: it cannot be done.
-        """
-        self._session.obey(self, command)
-
-    def deliver(self, pcm: bytes, last: bool) -> None:
-        """Reply audio at the session's output rate; a receiver that fails is detached, the others go on."""
-        try:
-            if converted := self._output.process(pcm, last=last):
-                self.receiver.on_audio(converted)
-        except Exception:
-            log.exception("a connection of %s failed and is detached", self.session_id)
-            self._session.detach(self)
-        if last:
-            self._renew()
-
-    def ended(self, reason: str) -> None:
-        """The session is over."""
-        self._unsubscribe()
-        try:
-            self.receiver.on_closed(reason)
-        except Exception:
-            log.exception("a connection of %s failed at the end", self.session_id)
-
-    def _on_event(self, event: ServerEvent, data: bytes) -> None:
-        if isinstance(event, ClearAudio):
-            self._renew()
-        self.receiver.on_event(event, data)
-
-    def _renew(self) -> None:
-        """The converter holds back some ms; what is left of one reply must not begin the next."""
-        if self._rates.output != self._session.rates.output:
-            self._output = Resampler(self._session.rates.output, self._rates.output)
-
-    def close(self) -> None:
-        """Leave. Idempotent."""
-        self._unsubscribe()
-        self._session.detach(self)

@@ -12,12 +12,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from rejoinder.audio import FRAME_MS
 from rejoinder.channel import Channel
 from rejoinder.clock import Clock
 from rejoinder.errors import RejoinderError
 from rejoinder.events import (
+    ClearAudio,
     Error,
+    ReplyDucked,
     ReplyFinished,
+    ReplyResumed,
     ReplyStarted,
     ReplyText,
     ServerEvent,
@@ -32,7 +36,7 @@ from rejoinder.stages.brain import Brain
 from rejoinder.stages.chunker import Chunker
 from rejoinder.stages.playout import Playout
 from rejoinder.stages.voice import Voice
-from rejoinder.turns.machine import Input, ReplyHeard, ReplyOver
+from rejoinder.turns.signals import Input, ReplyHeard, ReplyOver
 
 log = logging.getLogger(__name__)
 EndReason = Literal["completed", "interrupted", "failed", "ended"]
@@ -51,18 +55,36 @@ class Stage:
     post: Callable[[Input], None]
     straggler: Callable[[asyncio.Task[None]], None]
     """Takes over a task that did not end in time."""
-    providers: dict[str, str]
+    providers: Callable[[], dict[str, str]]
+    """Which ones answered last, by kind."""
+    failed: Callable[[RejoinderError], None]
+    """Counts why a reply failed."""
+    speculation_tokens: int
+    """Pieces of text that a reply may be ahead while it is only proposed."""
 
 
 class _Played(NamedTuple):
+    """What was played when the playout was cleared, in ms as the client counts it."""
+
     ms: float
-    sent: bool
+    sent_ms: float
+    repeated_ms: float
+    told: bool
+    """The client has been told already to drop the rest."""
     estimated: bool
     jitter: float
 
+    def position_ms(self, ms: float | None = None) -> float:
+        """How far into the reply that is; `ms`: as the client reported it later."""
+        return max(0.0, min(self.ms if ms is None else ms, self.sent_ms) - self.repeated_ms)
+
 
 class TurnScope:
-    """The life of one reply. `voice` is None where nobody listens; `fixed_text` is said without asking the LLM."""
+    """The life of one reply. `voice` is None where nobody listens; `fixed_text` is said without asking the LLM.
+
+    `since` is when its preparation began (the transcript was asked for), in s on the session's clock; `discarded` how
+    many replies to this turn were prepared before it.
+    """
 
     def __init__(
         self,
@@ -72,6 +94,8 @@ class TurnScope:
         timer: TurnTimer,
         voice: Voice | None,
         fixed_text: str | None = None,
+        since: float | None = None,
+        discarded: int = 0,
     ) -> None:
         self.epoch = epoch
         self.entry = entry
@@ -83,7 +107,12 @@ class TurnScope:
         self._held: list[ServerEvent] | None = []
         self._over = False
         self._speculated = False
+        self._since = stage.clock.monotonic() if since is None else since
+        self._discarded = discarded
+        self._committed_at = 0.0
         self._reason: EndReason = "completed"
+        self._unsettled: tuple[EndReason, _Played] | None = None
+        self._reported_ms: float | None = None
         self._error: RejoinderError | None = None
         stage.playout.begin(epoch)
         self._host = asyncio.create_task(self._run(), name=f"reply {epoch} of {entry.turn_id}")
@@ -99,6 +128,7 @@ class TurnScope:
         """The user's turn is over: tell, open the gate, let side effects happen."""
         stage = self._stage
         self._speculated = speculated
+        self._committed_at = stage.clock.monotonic()
         stage.journal.commit(self.entry)
         if self.entry.user_text is not None:
             stage.publish(TurnCommitted(turn_id=self.entry.turn_id, text=self.entry.user_text))
@@ -115,29 +145,84 @@ class TurnScope:
         self.timer.mark("sent", self._stage.clock.monotonic())
         self._stage.post(ReplyHeard(self.epoch))
 
-    async def cancel(self, reason: EndReason | None, silence: Callable[[float], None]) -> None:
-        """Stop at once. `silence(played_ms)` tells the client; with `reason` None (never committed) there is no trace.
+    def duck(self) -> None:
+        """Ask the client to play it quieter."""
+        if self._voice is not None:
+            self._stage.publish(ReplyDucked(reply_id=self.entry.reply_id))
+
+    def hold(self) -> None:
+        """Play nothing more for now; the client drops what it has not played."""
+        playout = self._stage.playout
+        if self._voice is None:
+            return
+        playout.hold()
+        if playout.sent_ms:
+            self._silence(playout.sent_ms)
+
+    def resume(self) -> None:
+        """Go on as loud as before; if it was held, from the beginning of the word that was cut."""
+        playout = self._stage.playout
+        if self._voice is None:
+            return
+        position = playout.position_ms(playout.played_ms())
+        if playout.held:
+            position = self.entry.word_at(position)
+        if playout.sent_ms:
+            self._stage.publish(ReplyResumed(reply_id=self.entry.reply_id, from_ms=round(position)))
+        playout.resume(position)
+
+    async def cancel(self, reason: EndReason | None) -> None:
+        """Stop at once; with `reason` None (never committed) there is no trace.
 
         The playout is cleared and the client told before the producers are waited for: their output is mute already,
-        so a slow one must not delay the silence.
+        so a slow one must not delay the silence. Where the client reports what it plays, the reply is `unsettled`
+        until `settle` is called.
         """
         self._host.cancel()
         if self._over:
             return
         played = self._stop_playing()
-        if reason is not None and played.sent:
-            silence(played.ms)
+        if reason is not None and played.sent_ms and not played.told:
+            self._silence(played.ms)
         await self._gone()
-        if reason is not None:
-            self._finish(reason, played)
         self._over = True
+        if reason is None:
+            return
+        if reason == "interrupted" and played.sent_ms and not played.estimated:
+            self._unsettled = (reason, played)
+        else:
+            self._finish(reason, played, played.position_ms())
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it is still to be known where exactly the client stopped."""
+        return self._unsettled is not None
+
+    def report(self, played_ms: float) -> None:
+        """What the client says it has played of this reply after it was cancelled."""
+        if self._unsettled is None:
+            return
+        self._reported_ms = max(played_ms, self._reported_ms or 0.0)
+        # An older report may still have been under way: the last one says at least what was known before.
+        if played_ms >= self._unsettled[1].ms - FRAME_MS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write down what was heard, with the best that is known now. Idempotent."""
+        if self._unsettled is not None:
+            (reason, played), self._unsettled = self._unsettled, None
+            self._finish(reason, played, played.position_ms(self._reported_ms))
 
     async def finish(self) -> None:
         """It is over, because all of it has been heard (without audio: sent) or because it failed: write that down."""
         if not self._over:
-            self._finish(self._reason, self._stop_playing())
+            played = self._stop_playing()
             self._over = True
+            self._finish(self._reason, played, played.position_ms())
         await self._gone()
+
+    def _silence(self, played_ms: float) -> None:
+        self._stage.publish(ClearAudio(reply_id=self.entry.reply_id, played_ms=round(played_ms)))
 
     async def _gone(self) -> None:
         """Wait for the host task, but not for ever: a producer that swallows its cancellation is mute by its epoch."""
@@ -153,17 +238,18 @@ class TurnScope:
         playout = self._stage.playout
         if playout.first_play_at is not None:
             self.timer.mark("played", playout.first_play_at)
-        sent, estimated, jitter = playout.sent_ms > 0, playout.estimated, playout.jitter.value
-        return _Played(playout.clear(), sent, estimated, jitter)
+        sent_ms, held, estimated = playout.sent_ms, playout.held, playout.estimated
+        repeated_ms, jitter = playout.repeated_ms, playout.jitter.value
+        return _Played(playout.clear(), sent_ms, repeated_ms, held, estimated, jitter)
 
-    def _finish(self, reason: EndReason, played: _Played) -> None:
+    def _finish(self, reason: EndReason, played: _Played, position_ms: float) -> None:
         entry, stage = self.entry, self._stage
         if self._voice is None:
             heard = entry.text
         elif reason == "completed":
             heard = " ".join(segment.text for segment in entry.segments)
         else:
-            heard = entry.heard(played.ms)
+            heard = entry.heard(position_ms)
         stage.journal.finish(entry, heard.strip(), cut=reason != "completed")
         stage.publish(
             ReplyFinished(
@@ -172,7 +258,7 @@ class TurnScope:
                 reason=reason,
                 text=entry.text.strip(),
                 heard_text=heard.strip(),
-                played_ms=round(played.ms),
+                played_ms=round(position_ms),
                 estimated=played.estimated,
             )
         )
@@ -187,9 +273,19 @@ class TurnScope:
                     spans=spans,
                     jitter_us=round(played.jitter * 1_000_000),
                     speculated=self._speculated,
-                    providers=stage.providers,
+                    saved_us=self._saved_us(),
+                    discarded=self._discarded,
+                    providers=stage.providers(),
                 )
             )
+
+    def _saved_us(self) -> int:
+        """What the answer would have taken longer, had its preparation begun with the commit."""
+        if not self._speculated:
+            return 0
+        ready = self.timer.at("first_audio" if self._voice is not None else "first_token")
+        until = self._committed_at if ready is None else min(self._committed_at, ready)
+        return max(0, round((until - self._since) * 1_000_000))
 
     # -- the host task and its stages
 
@@ -238,6 +334,7 @@ class TurnScope:
         """Say so; what was already made is still played, then the reply ends as failed."""
         self._reason = "failed"
         self._tell(Error.of(error))
+        self._stage.failed(error)
         if self._voice is not None and self._stage.playout.pushed_ms > 0:
             self._stage.playout.finish(self.epoch)
         else:
@@ -258,8 +355,12 @@ class TurnScope:
             if self._fixed_text is not None
             else self._stage.brain.think(self.entry, self._committed.wait, self._tell)
         )
+        ahead = self._stage.speculation_tokens
         async with aclosing(source) as deltas:
             async for delta in deltas:
+                ahead -= 1
+                if ahead < 0:
+                    await self._committed.wait()
                 if not self.entry.text:
                     self.timer.mark("first_token", self._stage.clock.monotonic())
                 delta = encodable(delta)
@@ -299,11 +400,12 @@ class TurnScope:
         async for text in chunks:
             segment = self.entry.speak(text, playout.pushed_ms)
             async with aclosing(voice.speak(text)) as pieces:
-                async for pcm in pieces:
-                    if not isinstance(pcm, bytes):
+                async for piece in pieces:
+                    if not isinstance(piece, bytes):
+                        segment.words.append(piece)
                         continue
                     self.timer.mark("first_audio", self._stage.clock.monotonic())
-                    await playout.push(self.epoch, pcm)
+                    await playout.push(self.epoch, piece)
             segment.end_ms = playout.pushed_ms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,35 +10,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rejoinder.settings import TurnPolicy
-from rejoinder.turns.machine import (
+from rejoinder.turns.machine import BROKE_OFF, TurnMachine
+from rejoinder.turns.signals import (
     ArmTimer,
+    AudienceChanged,
     CancelReply,
     Command,
     Commit,
     Discard,
     DropTurn,
+    Duck,
     End,
     EndAsked,
     EndUtterance,
+    Hold,
     Input,
     InterruptAsked,
+    JudgeOverlap,
+    OverlapJudged,
     Propose,
     ReplyHeard,
     ReplyOver,
+    Resume,
     Say,
     SayAsked,
     SpeechBegan,
     SpeechPaused,
     StopTimer,
+    TellInterruption,
     TellSpeech,
+    TellTimeout,
     TimerFired,
     Transcribe,
     TranscriptReady,
-    TurnMachine,
+    TurnJudged,
     UserWrote,
 )
 
-POLICY = TurnPolicy()
+EXAMPLES = int(os.environ.get("REJOINDER_TEST_EXAMPLES", "6000"))
+"""Lists of timed inputs that the machine is given; a release is tried with 50,000."""
 
 
 def machine(**policy: object) -> TurnMachine:
@@ -47,7 +58,7 @@ def machine(**policy: object) -> TurnMachine:
 def play(turns: TurnMachine, *inputs: tuple[float, Input]) -> list[Command]:
     """All commands but timers, in order."""
     commands = [command for at, event in inputs for command in turns.handle(event, at)]
-    return [command for command in commands if not isinstance(command, ArmTimer | StopTimer | TellSpeech)]
+    return [command for command in commands if not isinstance(command, ArmTimer | StopTimer | TellSpeech | TellTimeout)]
 
 
 def test_a_reply_is_prepared_in_the_pause_and_heard_when_the_turn_is_over() -> None:
@@ -128,10 +139,160 @@ def test_a_transcript_that_never_comes_is_apologised_for() -> None:
     assert [type(command) for command in commands] == [DropTurn, Say, EndUtterance]
 
 
-def test_speech_during_the_answer_stops_it() -> None:
-    turns = machine()
+def speaking_agent(**policy: object) -> TurnMachine:
+    """An agent whose reply to a message is being heard, and a user who begins to speak over it at 2.0 s."""
+    turns = machine(**policy)
     play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)))
-    assert play(turns, (2.0, SpeechBegan())) == [CancelReply(1, "interrupted")]
+    assert play(turns, (2.1, SpeechBegan(2.0))) == [Duck(1)]
+    return turns
+
+
+def timer(commands: list[Command], name: str) -> float:
+    return next(command.at for command in commands if isinstance(command, ArmTimer) and command.name == name)
+
+
+def test_words_over_the_answer_duck_it_first_and_then_stop_it() -> None:
+    turns = speaking_agent()
+    assert play(turns, (2.3, TimerFired("overlap"))) == [JudgeOverlap(2, 1, 300, final=False)]
+    assert play(turns, (2.36, OverlapJudged(1, True, "words", "no the other"))) == [
+        TellInterruption(2, 1, True, "words", 360, "no the other"),
+        CancelReply(1, "interrupted"),
+    ]
+    assert turns.user == "speaking"
+
+
+def test_the_judges_are_asked_when_the_confirm_time_has_passed_since_the_first_loud_frame() -> None:
+    turns = machine(interrupt_ms=240)
+    play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)))
+    assert timer(turns.handle(SpeechBegan(2.0), 2.1), "overlap") == pytest.approx(2.24)
+
+
+def test_a_backchannel_lets_the_answer_go_on_and_is_no_turn() -> None:
+    turns = speaking_agent()
+    assert play(turns, (2.3, TimerFired("overlap"))) == [JudgeOverlap(2, 1, 300, final=False)]
+    assert play(turns, (2.35, OverlapJudged(1, False, "backchannel", "mm-hm"))) == [Resume(1)]
+    assert play(turns, (2.5, SpeechPaused(2.44))) == [JudgeOverlap(2, 2, 440, final=True)]
+    assert play(turns, (2.6, OverlapJudged(2, False, "backchannel", "Mm-hm."))) == [
+        TellInterruption(2, 1, False, "backchannel", 440, "Mm-hm."),
+        DropTurn(2, failed=False),
+        EndUtterance(),
+    ]
+    assert (turns.user, turns.reply and turns.reply.state) == ("silent", "heard")
+
+
+def test_undecided_sounds_silence_the_agent_until_they_are_judged() -> None:
+    turns = speaking_agent()
+    play(turns, (2.3, TimerFired("overlap")))
+    assert play(turns, (2.36, OverlapJudged(1, None, "", ""))) == [Hold(1)]
+    assert play(turns, (2.4, SpeechPaused(2.34))) == [JudgeOverlap(2, 2, 340, final=True)]
+    assert play(turns, (2.45, OverlapJudged(2, False, "noise", ""))) == [
+        TellInterruption(2, 1, False, "noise", 340, ""),
+        Resume(1),
+        DropTurn(2, failed=False),
+        EndUtterance(),
+    ]
+
+
+def test_noise_that_never_ends_does_not_keep_the_agent_silent() -> None:
+    turns = speaking_agent()
+    at = 2.3
+    commands: list[Command] = []
+    for attempt in range(1, 8):
+        commands += play(turns, (at, TimerFired("overlap")), (at + 0.05, OverlapJudged(attempt, None, "", "")))
+        at += 0.25
+    kinds = [type(command) for command in commands if not isinstance(command, JudgeOverlap)]
+    assert kinds == [Hold, Resume]
+
+
+def test_judges_that_do_not_answer_leave_the_agent_silent_and_in_the_end_stop_it() -> None:
+    turns = speaking_agent()
+    play(turns, (2.3, TimerFired("overlap")))
+    assert play(turns, (2.45, TimerFired("verdict"))) == [Hold(1)]
+    commands = play(turns, (2.65, TimerFired("verdict")), (3.35, TimerFired("verdict")))
+    assert [type(command) for command in commands] == [TellInterruption, CancelReply]
+
+
+def test_a_stop_word_is_obeyed_before_anybody_was_asked() -> None:
+    turns = speaking_agent()
+    commands = play(turns, (2.2, OverlapJudged(None, True, "stop_word", "stop")))
+    assert [type(command) for command in commands] == [TellInterruption, CancelReply]
+
+
+def test_a_short_interruption_is_a_turn_of_its_own() -> None:
+    turns = speaking_agent()
+    play(turns, (2.3, SpeechPaused(2.25)))
+    commands = play(turns, (2.35, OverlapJudged(1, True, "words", "not now")), (2.6, TimerFired("end_of_turn")))
+    assert commands == [
+        TellInterruption(2, 1, True, "words", 250, "not now"),
+        CancelReply(1, "interrupted"),
+        Propose(2, 2, "not now"),
+        Commit(2, 2, speculated=True),
+        EndUtterance(),
+    ]
+
+
+def test_a_backchannel_that_outlasts_the_answer_is_no_turn_either() -> None:
+    turns = speaking_agent()
+    play(turns, (2.3, SpeechPaused(2.25)))
+    assert play(turns, (2.32, ReplyOver(1))) == []
+    play(turns, (2.55, TimerFired("end_of_turn")))
+    assert play(turns, (2.6, OverlapJudged(1, False, "backchannel", "okay"))) == [
+        DropTurn(2, failed=False),
+        EndUtterance(),
+    ]
+
+
+def test_speech_before_the_answer_sounds_holds_it_until_it_is_clear_what_it_was() -> None:
+    turns = machine()
+    play(turns, (1.0, UserWrote("hi")))
+    assert play(turns, (1.2, SpeechBegan(1.1))) == [Hold(1)]
+    commands = play(turns, (1.3, SpeechPaused(1.25)), (1.35, OverlapJudged(1, False, "noise", "")))
+    assert Resume(1) in commands
+
+
+def test_a_likely_end_is_waited_for_less_and_an_unlikely_one_more() -> None:
+    ends = {}
+    for probability in (None, 1.0, 0.75, 0.5, 0.25, 0.0):
+        turns = machine(min_silence_ms=200, max_silence_ms=1000)
+        play(turns, (1.0, SpeechBegan()), (2.06, SpeechPaused(2.0)))
+        commands = turns.handle(TurnJudged(1, probability), 2.1)
+        ends[probability] = timer(commands, "end_of_turn") - 2.0 if commands else None
+    assert ends == {
+        None: None,
+        1.0: pytest.approx(0.2),
+        0.75: pytest.approx(0.25),
+        0.5: pytest.approx(0.3),
+        0.25: pytest.approx(0.65),
+        0.0: pytest.approx(1.0),
+    }
+
+
+def test_no_reply_is_prepared_for_a_turn_that_hardly_is_over() -> None:
+    turns = machine()
+    play(turns, (1.0, SpeechBegan()), (2.06, SpeechPaused(2.0)))
+    assert play(turns, (2.1, TurnJudged(1, 0.1)), (2.1, TranscriptReady(1, "I would like a"))) == []
+    assert play(turns, (2.94, TimerFired("end_of_turn")))[0] == Propose(1, 1, "I would like a")
+
+
+def test_a_silent_user_is_asked_twice_and_then_told_goodbye() -> None:
+    turns = machine(nudge_after_ms=5000, nudges=("One?", "Two?"), goodbye="Bye.")
+    assert timer(turns.handle(AudienceChanged(True), 1.0), "silence") == 6.0
+    said = []
+    for epoch in (1, 2, 3):
+        (command,) = play(turns, (10.0 * epoch, TimerFired("silence")))
+        assert isinstance(command, Say)
+        said.append((command.text, command.purpose))
+        ends = play(turns, (10.0 * epoch + 1, ReplyHeard(epoch)), (10.0 * epoch + 2, ReplyOver(epoch)))
+    assert said == [("One?", "nudge"), ("Two?", "nudge"), ("Bye.", "goodbye")]
+    assert ends == [End("user_idle")]
+
+
+def test_whoever_speaks_between_nudges_starts_the_count_anew() -> None:
+    turns = machine(nudge_after_ms=5000, nudges=("One?",), goodbye="Bye.")
+    play(turns, (0.0, AudienceChanged(True)), (5.0, TimerFired("silence")), (6.0, ReplyOver(1)), (7.0, UserWrote("hi")))
+    (command,) = play(turns, (8.0, ReplyOver(2)), (13.0, TimerFired("silence")))
+    assert isinstance(command, Say)
+    assert command.text == "One?"
 
 
 def test_with_barge_in_off_speech_during_the_answer_changes_nothing() -> None:
@@ -165,10 +326,11 @@ def test_a_reply_without_any_output_is_given_up_and_apologised_for_once() -> Non
     assert play(turns, (41.0, TimerFired("first_output"))) == [CancelReply(2, "failed")]
 
 
-def test_a_failed_reply_that_was_heard_in_part_needs_no_apology() -> None:
+def test_a_reply_that_breaks_off_is_explained() -> None:
     turns = machine()
     play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)))
-    assert play(turns, (2.0, ReplyOver(1, failed=True))) == []
+    assert play(turns, (2.0, ReplyOver(1, failed=True))) == [Say(2, 2, BROKE_OFF, "apology")]
+    assert play(turns, (3.0, ReplyOver(2, failed=True))) == []
 
 
 def test_goodbye_is_heard_before_the_end_unless_the_user_goes_on() -> None:
@@ -179,7 +341,7 @@ def test_goodbye_is_heard_before_the_end_unless_the_user_goes_on() -> None:
 
     turns = machine()
     play(turns, (1.0, UserWrote("bye")), (1.1, ReplyHeard(1)), (1.2, EndAsked("agent_ended", after_reply=True)))
-    play(turns, (1.5, SpeechBegan()))
+    play(turns, (1.5, SpeechBegan()), (1.6, OverlapJudged(None, True, "words", "one more thing")))
     assert not turns.ended
 
 
@@ -202,10 +364,12 @@ class World:
     epoch: int = 0
     attempt: int = 0
     over: bool = False
+    level: str = "full"
 
     def give(self, event: Input) -> None:
         if isinstance(event, ReplyOver) and event.epoch == self.live:
             self.live = None
+            self.level = "full"
         for command in self.turns.handle(event, self.now):
             self.check(command)
         if self.over:
@@ -216,6 +380,11 @@ class World:
             assert "max_turn" in self.timers
         if self.turns.reply and self.turns.reply.state == "committed":
             assert "first_output" in self.timers, "a reply without a deadline"
+        if self.turns.overlap:
+            assert self.live is not None, "an overlap without a reply"
+            assert {"overlap", "verdict", "end_of_turn", "transcript"} & self.timers.keys(), "nobody ends this overlap"
+        else:
+            assert self.level == "full", "nobody resumes this reply"
 
     def check(self, command: Command) -> None:
         assert not self.over, f"{command} after the end"
@@ -244,7 +413,21 @@ class World:
             case CancelReply(epoch):
                 assert epoch == self.live
                 self.live = None
-            case Transcribe(_, attempt):
+                self.level = "full"
+            case Duck(epoch):
+                assert (epoch, self.level) == (self.live, "full")
+                self.level = "ducked"
+            case Hold(epoch):
+                assert epoch == self.live
+                assert self.level != "held"
+                self.level = "held"
+            case Resume(epoch):
+                assert epoch == self.live
+                assert self.level != "full"
+                self.level = "full"
+            case TellInterruption(_, epoch):
+                assert epoch == self.live
+            case Transcribe(_, attempt) | JudgeOverlap(_, attempt):
                 assert attempt > self.attempt
                 self.attempt = attempt
             case End():
@@ -263,6 +446,14 @@ steps = st.one_of(
     st.just("began"),
     st.just("paused"),
     st.tuples(st.just("transcript"), st.integers(-1, 0), st.sampled_from(["", "yes", "book a table", None])),
+    st.tuples(st.just("turn"), st.integers(-1, 0), st.sampled_from([None, 0.0, 0.4, 0.9, 1.0])),
+    st.tuples(
+        st.just("overlap"),
+        st.sampled_from([None, -1, 0]),
+        st.sampled_from([None, True, False]),
+        st.sampled_from(["", "yes", None]),
+    ),
+    st.tuples(st.just("audience"), st.booleans()),
     st.tuples(st.just("wrote"), st.sampled_from(["hi", "stop"])),
     st.just("interrupt"),
     st.just("say"),
@@ -273,10 +464,16 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.lists(steps, max_size=40),
-    st.builds(TurnPolicy, speculate=st.booleans(), barge_in=st.booleans(), max_speculations=st.integers(0, 2)),
+    st.builds(
+        TurnPolicy,
+        speculate=st.booleans(),
+        barge_in=st.booleans(),
+        max_speculations=st.integers(0, 2),
+        nudge_after_ms=st.sampled_from([None, 3000]),
+    ),
 )
 def test_whatever_happens_there_is_one_reply_at_most_and_a_way_out(script: list[object], policy: TurnPolicy) -> None:
     world = World(TurnMachine(policy, 300))
@@ -288,6 +485,13 @@ def test_whatever_happens_there_is_one_reply_at_most_and_a_way_out(script: list[
                 world.give(SpeechPaused(world.now - 0.12))
             case ("transcript", int(back), text):
                 world.give(TranscriptReady(world.attempt + back, text))  # type: ignore[arg-type]
+            case ("turn", int(back), probability):
+                world.give(TurnJudged(world.attempt + back, probability))  # type: ignore[arg-type]
+            case ("overlap", back, stop, text):
+                attempt = None if back is None else world.attempt + back  # type: ignore[operator]
+                world.give(OverlapJudged(attempt, stop, "test", text))  # type: ignore[arg-type]
+            case ("audience", bool(hears)):
+                world.give(AudienceChanged(hears))
             case ("wrote", str(text)):
                 world.give(UserWrote(text))
             case "interrupt":

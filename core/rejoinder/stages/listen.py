@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES
 from rejoinder.clock import Clock
 from rejoinder.providers import SttStream, Vad, VadAdvice
-from rejoinder.turns.machine import Input, SpeechBegan, SpeechPaused
+from rejoinder.turns.signals import Input, SpeechBegan, SpeechPaused
 
 _PRE_ROLL_MS = 300
 """Audio before the detected start that belongs to the speech; without it STT garbles the first word."""
@@ -16,11 +16,19 @@ _PRE_ROLL_MS = 300
 
 class Listener:
     """One session's ear. `post` gets `SpeechBegan` and `SpeechPaused`; speech and pause are counted in audio, not on
-    the clock, so that a network stall in the middle of a word is no pause.
+    the clock, so that a network stall in the middle of a word is no pause. The newest `memory_ms` of audio are kept
+    for whoever judges them.
     """
 
     def __init__(
-        self, vad: Vad, advice: VadAdvice, stt: SttStream, clock: Clock, pause_ms: int, post: Callable[[Input], None]
+        self,
+        vad: Vad,
+        advice: VadAdvice,
+        stt: SttStream,
+        clock: Clock,
+        pause_ms: int,
+        post: Callable[[Input], None],
+        memory_ms: float = 0,
     ) -> None:
         self._vad = vad
         self._advice = advice
@@ -33,7 +41,10 @@ class Listener:
         window = max(self._start_frames, round(1.5 * advice.start_ms / frame_ms))
         self._window = deque[bool](maxlen=window)
         self._pause_frames = max(1, round(pause_ms / frame_ms))
-        self._recent = deque[bytes](maxlen=window + round(_PRE_ROLL_MS / frame_ms))
+        self._frame_s = frame_ms / 1000
+        self._pre_roll = window + round(_PRE_ROLL_MS / frame_ms)
+        self._recent = deque[bytes](maxlen=max(self._pre_roll, round(memory_ms / frame_ms)))
+        self._utterance_frames = 0
         self._rest = b""
         self._speaking = False
         self._utterance = False
@@ -58,8 +69,7 @@ class Listener:
         self._stt.reset()
         self._utterance = self._speaking
         if self._speaking:
-            for frame in self._recent:
-                self._stt.feed(frame)
+            self._begin_utterance()
             self._post(SpeechBegan())
 
     def stall(self, after_s: float) -> bool:
@@ -74,11 +84,29 @@ class Listener:
         """Whether the user speaks now."""
         return self._speaking
 
+    def audio(self, ms: float) -> bytes:
+        """The newest `ms` of audio, PCM16 at 16 kHz, as far as it is kept."""
+        return self._newest(round(ms / 1000 / self._frame_s))
+
+    def utterance(self) -> bytes:
+        """The newest audio of this utterance, as far as it is kept, with what came shortly before it."""
+        return self._newest(self._utterance_frames)
+
+    def _newest(self, frames: int) -> bytes:
+        return b"".join(tuple(self._recent)[-frames:]) if frames > 0 else b""
+
+    def _begin_utterance(self) -> None:
+        before = tuple(self._recent)[-self._pre_roll :]
+        self._utterance_frames = len(before)
+        for frame in before:
+            self._stt.feed(frame)
+
     def _frame(self, frame: bytes, now: float) -> None:
         probability = self._vad.process(frame)
         self._recent.append(frame)
         if self._utterance:
             self._stt.feed(frame)
+            self._utterance_frames += 1
         if self._speaking:
             if probability >= self._advice.off:
                 self._silent_frames = 0
@@ -94,12 +122,12 @@ class Listener:
             self._speaking = True
             self._silent_frames = 0
             self.last_speech_at = now
+            began = len(self._window) - self._window.index(True)
             self._window.clear()
             if not self._utterance:
                 self._utterance = True
-                for recent in self._recent:
-                    self._stt.feed(recent)
-            self._post(SpeechBegan())
+                self._begin_utterance()
+            self._post(SpeechBegan(now - began * self._frame_s))
 
     def _pause(self) -> None:
         self._speaking = False

@@ -1,15 +1,19 @@
 """Plays: a bounded queue of reply audio, sent a little ahead of the clock, never far beyond what was played.
 
 One `Pacer` ticks for all sessions of a process; a `Playout` belongs to a session and plays one reply at a time.
+
+What was sent and played is counted as the client counts it: in ms of audio of this reply, what had to be played again
+included. A reply that is held takes back what the client had not played, so that it can go on at any word.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
-from rejoinder.audio import FRAME_MS, byte_count
+from rejoinder.audio import FRAME_MS, SAMPLE_BYTES, byte_count
 from rejoinder.channel import Channel, ChannelClosed
 from rejoinder.clock import Clock
 from rejoinder.metrics import Jitter
@@ -22,6 +26,8 @@ _UNHEARD_MS = 40.0
 """A client that has played all but this much is done; its own resampler may hold some back."""
 _SILENT_CLIENT_S = 2.0
 """A client that reported and then says nothing new for this long is paced by the clock instead."""
+_MEMORY_MS = 3000
+"""Audio that is remembered once it was sent: to go on from any word of it, and to know the agent's voice by."""
 
 
 class Pacer:
@@ -92,6 +98,7 @@ class Playout:
         self._on_drained = on_drained
         self._bytes_per_ms = byte_count(1000, rate) / 1000
         self._frame_bytes = byte_count(FRAME_MS, rate)
+        self._memory_bytes = byte_count(_MEMORY_MS, rate)
         self._epoch = 0
         self._reset()
 
@@ -99,10 +106,16 @@ class Playout:
         self._queue: Channel[bytes] = Channel(self._limits.playout_chunks)
         self._head = memoryview(b"")
         self._gate_open = False
+        self._held = False
+        self._held_at = 0.0
         self._finished = False
         self._told_last = False
         self._pushed = 0
         self._sent = 0
+        self._sent_pieces: deque[bytes] = deque()
+        self._remembered = 0
+        self._repeated = 0
+        self._most_ms = 0.0
         # The playhead: it was at `_base_ms` at `_base_at` and moves with the clock until it reaches what was sent.
         self._base_ms = 0.0
         self._base_at: float | None = None
@@ -133,7 +146,7 @@ class Playout:
 
     @property
     def playing(self) -> bool:
-        """Whether a reply is being played."""
+        """Whether a reply is being played (or held)."""
         return self._epoch != 0 and self._gate_open
 
     @property
@@ -141,12 +154,28 @@ class Playout:
         """Length of all audio of this reply so far, sent or queued."""
         return self._pushed / self._bytes_per_ms
 
+    @property
+    def held(self) -> bool:
+        """Whether the reply is held."""
+        return self._held
+
+    @property
+    def held_ms(self) -> float:
+        """How long it has been held, if it is."""
+        return (self._clock.monotonic() - self._held_at) * 1000 if self._held else 0.0
+
+    @property
+    def repeated_ms(self) -> float:
+        """How much of what was sent had been sent before."""
+        return self._repeated / self._bytes_per_ms
+
     def open_gate(self, epoch: int) -> None:
-        """The reply may be heard: what is queued leaves at once."""
+        """The reply may be heard: what is queued leaves at once, unless it is held."""
         if epoch == self._epoch and not self._gate_open:
             self._gate_open = True
-            self._pacer.add(self)
-            self.tick()
+            if not self._held:
+                self._pacer.add(self)
+                self.tick()
 
     def finish(self, epoch: int) -> None:
         """No more audio comes for this reply."""
@@ -155,14 +184,88 @@ class Playout:
             if self._gate_open:
                 self.tick()
 
+    def hold(self) -> None:
+        """Send nothing for now, and take back what the client has not played: it is told to drop that."""
+        if self._held or self._epoch == 0:
+            return
+        played = self.played_ms()
+        self._held = True
+        self._held_at = self._clock.monotonic()
+        self._most_ms = self.sent_ms
+        self._pacer.remove(self)
+        self._base_at = None
+        self.jitter.restart()
+        self._take_back(self._to_bytes(played))
+
+    def resume(self, from_ms: float) -> None:
+        """Go on after `hold`, at `from_ms` of the reply (not counting what was repeated): a little is played again."""
+        if not self._held:
+            return
+        again = self._to_bytes(self.position_ms(self.sent_ms) - from_ms)
+        again = max(0, min(again, self._remembered))
+        if again:
+            self._prepend(self._memory()[self._remembered - again :])
+            self._repeated += again
+        self._held = False
+        if self._gate_open:
+            self._pacer.add(self)
+            self.tick()
+
+    def position_ms(self, played_ms: float) -> float:
+        """Where in the reply the client is that has played `played_ms` since its start: less what was repeated."""
+        return max(0.0, min(played_ms, self.sent_ms) - self._repeated / self._bytes_per_ms)
+
+    def recent(self, ms: float, until_ms: float | None = None) -> bytes:
+        """The newest `ms` that the client has played (or of what it has played up to `until_ms`), at most 3 s."""
+        until = self.played_ms() if until_ms is None else until_ms
+        end = self._remembered - (self._sent - self._to_bytes(min(until, self.sent_ms)))
+        return self._memory()[max(0, end - self._to_bytes(ms)) : max(0, end)]
+
+    def _to_bytes(self, ms: float) -> int:
+        return max(0, int(ms * self._bytes_per_ms)) // SAMPLE_BYTES * SAMPLE_BYTES
+
+    def _memory(self) -> bytes:
+        return b"".join(self._sent_pieces)
+
+    def _prepend(self, pcm: bytes) -> None:
+        self._head = memoryview(pcm + bytes(self._head))
+        self._told_last = False
+
+    def _take_back(self, played: int) -> None:
+        """The client has played (and will play) only the first `played` bytes of what was sent, or more."""
+        if played < self._sent:
+            unplayed = min(self._sent - played, self._remembered)
+            memory = self._memory()
+            self._prepend(memory[self._remembered - unplayed :])
+            self._remember_only(memory[: self._remembered - unplayed])
+            self._sent -= unplayed
+        elif played > self._sent:
+            more = self._take(played - self._sent)
+            self._remember(more)
+            self._sent += len(more)
+        self._base_ms = self.sent_ms
+
+    def _remember_only(self, pcm: bytes) -> None:
+        self._sent_pieces = deque((pcm,) if pcm else ())
+        self._remembered = len(pcm)
+
+    def _remember(self, pcm: bytes) -> None:
+        self._sent_pieces.append(pcm)
+        self._remembered += len(pcm)
+        while self._remembered - len(self._sent_pieces[0]) > self._memory_bytes:
+            self._remembered -= len(self._sent_pieces.popleft())
+
     def clear(self) -> float:
-        """Drop everything of the current reply, which is over; the milliseconds of it that were played."""
+        """Drop everything of the current reply, which is over; how much of it the client has played, in ms."""
         played = self.played_ms()
         self._epoch = 0
+        self._held = False
         self._pacer.remove(self)
         self._queue.close()
         self._queue.clear()
         self._head = memoryview(b"")
+        self._sent_pieces.clear()
+        self._remembered = 0
         return played
 
     # -- the client's side
@@ -172,6 +275,9 @@ class Playout:
         if self._sent == 0:
             return
         now = self._clock.monotonic()
+        if self._held:
+            # It has dropped the rest, so this is where it really stopped, a little before or after what was thought.
+            self._take_back(self._to_bytes(min(max(0.0, played_ms, self._reported_ms), self._most_ms)))
         played_ms = min(max(0.0, played_ms), self.sent_ms)
         if played_ms > 0 and self.first_play_at is None:
             self.first_play_at = now - played_ms / 1000 if self._reported_at is None else now
@@ -191,10 +297,13 @@ class Playout:
         return self._reported_at is None or self._clock.monotonic() - self._reported_at > _SILENT_CLIENT_S
 
     def played_ms(self) -> float:
-        """What was played of the current reply: what the client says, else what the clock says."""
+        """What was played of the current reply: what the client says and has played since, else what the clock says."""
+        if self._held:
+            return self.sent_ms
+        now = self._clock.monotonic()
         if self._reported_at is not None and not self.estimated:
-            return self._reported_ms
-        return max(self._reported_ms, self._playhead(self._clock.monotonic()))
+            return min(self.sent_ms, self._reported_ms + (now - self._reported_at) * 1000)
+        return max(self._reported_ms, self._playhead(now))
 
     def _playhead(self, now: float) -> float:
         if self._base_at is None:
@@ -205,6 +314,8 @@ class Playout:
 
     def tick(self) -> None:
         """Send what is due. Called every 20 ms while a reply is playing."""
+        if self._held:
+            return
         now = self._clock.monotonic()
         playhead = self._playhead(now)
         if self._base_at is not None and playhead >= self.sent_ms:
@@ -245,6 +356,7 @@ class Playout:
         due = self._base_at + max(0.0, self.sent_ms - self._base_ms - self._limits.lead_ms + FRAME_MS) / 1000
         self.jitter.packet(now, due)
         self._sent += len(pcm)
+        self._remember(pcm)
         self._told_last = self._is_empty()
         self._send(pcm, self._told_last)
         if first:

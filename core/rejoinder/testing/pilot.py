@@ -3,48 +3,81 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from rejoinder.audio import FRAME_MS, Rates
+from rejoinder.audio import FRAME_MS, Rates, byte_count
 from rejoinder.clock import LoopClock
-from rejoinder.events import ClientCommand, Event, Playback, ReplyFinished, ReplyStarted, ServerEvent, Text
-from rejoinder.link import SessionLink
-from rejoinder.providers import Tool
+from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
+from rejoinder.local import LocalLink
+from rejoinder.playhead import Playhead
+from rejoinder.providers import InterruptionJudge, Tool, TurnDetector
 from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.playout import Pacer
 from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, silence, tone
 
 E = TypeVar("E", bound=Event)
+_REPORT_S = 0.2
 
 
 class SessionPilot:
     """A client of one session: everything it receives is kept in `log` as (time in s, event or audio bytes).
 
-    With `reports` it tells the session what it has played, from a playhead of its own.
+    It plays what it gets in real time and keeps what it really played of each reply. With `reports` it tells the
+    session how far it is, each 200 ms and when it was told to stop.
     """
 
-    def __init__(self, *, reports: bool = False) -> None:
+    def __init__(self, *, rate: int = 24_000, reports: bool = False) -> None:
         self.log: list[tuple[float, ServerEvent | bytes]] = []
         self.closed_reason: str | None = None
         self.session: Session
         self.llm: ScriptedLlm
         self.tts: ScriptedTts
         self.stt: ScriptedStt
-        self._link: SessionLink
+        self._link: LocalLink
+        self._rate = rate
         self._reports = reports
+        self._playhead: Playhead | None = None
+        self._playing = ""
+        self._reported_at = 0.0
+        self._received: dict[str, bytearray] = {}
 
     # -- LinkReceiver
 
     def on_event(self, event: ServerEvent, data: bytes) -> None:
-        """Keep it."""
+        """Keep it, and obey."""
         self.log.append((self.now, event))
+        if isinstance(event, ReplyStarted):
+            self._begin(event.reply_id)
+        elif isinstance(event, ClearAudio) and self._playhead is not None:
+            self._playhead.clear()
+            del self._received[self._playing][self._bytes(self._playhead.played_ms()) :]
+            if self._reports:
+                self._report()
 
     def on_audio(self, pcm: bytes) -> None:
-        """Keep it."""
+        """Keep it, and play it."""
         self.log.append((self.now, pcm))
+        if self._playhead is not None:
+            self._playhead.feed(pcm)
+            self._received[self._playing] += pcm
+
+    def _begin(self, reply_id: str) -> None:
+        if self._playhead is None:
+            self._playhead = Playhead(self._rate, lambda: self.now)
+        self._playhead.begin()
+        self._playing = reply_id
+        self._received[reply_id] = bytearray()
+        self._reported_at = self.now
+
+    def _bytes(self, ms: float) -> int:
+        return byte_count(ms, self._rate)
+
+    def played(self, reply_id: str) -> bytes:
+        """What was played of a reply that is over or stopped, what was repeated included."""
+        return bytes(self._received[reply_id])
 
     def on_closed(self, reason: str) -> None:
         """Keep it."""
@@ -107,20 +140,14 @@ class SessionPilot:
     async def _send(self, frame: bytes, ms: float) -> None:
         for _ in range(round(ms / FRAME_MS)):
             self._link.send_audio(frame)
-            if self._reports:
+            if self._reports and self._playing and self.now - self._reported_at >= _REPORT_S:
                 self._report()
             await asyncio.sleep(FRAME_MS / 1000)
 
     def _report(self) -> None:
-        started = [(at, item) for at, item in self.log if isinstance(item, ReplyStarted)]
-        if not started or any(e.reply_id == started[-1][1].reply_id for e in self.events(ReplyFinished)):
-            return
-        since, event = started[-1]
-        first = next((at for at, item in self.log if isinstance(item, bytes) and at >= since), None)
-        if first is not None:
-            received = len(self.audio(since)) / (2 * self.session.rates.output) * 1000
-            played = min(received, (self.now - first) * 1000)
-            self.command(Playback(reply_id=event.reply_id, played_ms=played))
+        assert self._playhead is not None
+        self._reported_at = self.now
+        self.command(Playback(reply_id=self._playing, played_ms=self._playhead.played_ms()))
 
 
 @asynccontextmanager
@@ -131,19 +158,22 @@ async def pilot(
     stt: ScriptedStt | None = None,
     llm: ScriptedLlm | None = None,
     tts: ScriptedTts | None = None,
+    turn: Mapping[str, TurnDetector] | None = None,
+    interruption: Mapping[str, InterruptionJudge] | None = None,
     tools: Sequence[Tool] = (),
     audio: bool = True,
     reports: bool = False,
     observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
 ) -> AsyncIterator[SessionPilot]:
     """A running session on scripted providers and its pilot; closed at the end, with nothing left behind."""
-    client = SessionPilot(reports=reports)
-    client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts or ScriptedTts()
+    tts = tts or ScriptedTts()
+    client = SessionPilot(rate=tts.sample_rate, reports=reports)
+    client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts
     services = Services(
         vad=ScriptedVad(),
         stt={"scripted": client.stt},
-        turn={},
-        interruption={},
+        turn=turn or {},
+        interruption=interruption or {},
         llm={"scripted": client.llm},
         tts={"scripted": client.tts},
         tools={tool.name: tool for tool in tools},
@@ -162,8 +192,8 @@ async def pilot(
     names = {
         "vad": "scripted",
         "stt": ("scripted",),
-        "turn": (),
-        "interruption": (),
+        "turn": tuple(turn or ()),
+        "interruption": tuple(interruption or ()),
         "llm": ("scripted",),
         "tts": ("scripted",),
     }

@@ -2,9 +2,10 @@
 
 The user is silent, speaking, pausing (silent, but the turn may go on) or done (the turn is over, its transcript is
 still to come). Beside that there is at most one reply: proposed (prepared, unheard), committed (it may be heard) or
-heard (its first output left). Every state that waits for somebody else has a timer.
+heard (its first output left). Where the user speaks while a reply is committed or heard, an overlap is open until it
+is clear whether they mean to interrupt: the reply is ducked first, then held, then cancelled or resumed.
 
-Times are seconds on the session's monotonic clock; `turn` and `epoch` count from 1.
+Every state that waits for somebody else has a timer. The vocabulary is in `signals.py`.
 """
 
 from __future__ import annotations
@@ -13,192 +14,57 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rejoinder.settings import TurnPolicy
-
-# --- inputs: what happened --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechBegan:
-    """The VAD is sure that the user speaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechPaused:
-    """The user has been silent for `pause_ms`; their last speech was at `last_speech_at`."""
-
-    last_speech_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class TranscriptReady:
-    """STT answered a `Transcribe`; `text` is None where it failed."""
-
-    attempt: int
-    text: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class UserWrote:
-    """A text message came."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class InterruptAsked:
-    """Somebody wants the reply to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class SayAsked:
-    """Somebody wants `text` to be said, e.g. the greeting."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyHeard:
-    """The first output of the reply of `epoch` has left."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyOver:
-    """The reply of `epoch` has been heard to its end, or failed."""
-
-    epoch: int
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EndAsked:
-    """The session is to end: now, or (`after_reply`) once the current reply has been heard."""
-
-    reason: str
-    after_reply: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TimerFired:
-    """A timer armed by `ArmTimer` is due."""
-
-    name: TimerName
-
-
-Input = (
-    SpeechBegan | SpeechPaused | TranscriptReady | UserWrote | InterruptAsked | SayAsked
-    | ReplyHeard | ReplyOver | EndAsked | TimerFired
-)  # fmt: skip
-
-# --- commands: what to do ---------------------------------------------------------------------------------------
-
-TimerName = Literal["end_of_turn", "transcript", "first_output", "max_turn"]
-
-
-@dataclass(frozen=True, slots=True)
-class TellSpeech:
-    """Publish that the user began, paused, went on or stopped."""
-
-    what: Literal["started", "paused", "resumed", "stopped"]
-    turn: int
-    silence_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Transcribe:
-    """Get the transcript of the turn so far; answered by `TranscriptReady` with the same `attempt`."""
-
-    turn: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Propose:
-    """Start preparing a reply to `text`, unheard and without side effects."""
-
-    epoch: int
-    turn: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The turn is over and its reply may be heard; a `Propose` with this `epoch` came before."""
-
-    epoch: int
-    turn: int
-    speculated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """Throw a proposed reply away without a trace."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelReply:
-    """Stop a committed reply at once and keep what was heard of it."""
-
-    epoch: int
-    reason: Literal["interrupted", "failed", "ended"]
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Say a fixed text as a reply of its own (committed from the start)."""
-
-    epoch: int
-    turn: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class DropTurn:
-    """The turn held no words, or they could not be had (`failed`): it never happened."""
-
-    turn: int
-    failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EndUtterance:
-    """The audio so far belongs to no turn any more; STT may forget it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArmTimer:
-    """Send `TimerFired(name)` at `at`; replaces an earlier one of that name."""
-
-    name: TimerName
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class StopTimer:
-    """Disarm a timer; it need not be armed."""
-
-    name: TimerName
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """End the session."""
-
-    reason: str
-
-
-Command = (
-    TellSpeech | Transcribe | Propose | Commit | Discard | CancelReply | Say
-    | DropTurn | EndUtterance | ArmTimer | StopTimer | End
-)  # fmt: skip
-
-# --- the machine ------------------------------------------------------------------------------------------------
+from rejoinder.turns.policy import UNLIKELY, end_silence_s
+from rejoinder.turns.signals import (
+    ArmTimer,
+    AudienceChanged,
+    CancelReply,
+    Command,
+    Commit,
+    Discard,
+    DropTurn,
+    Duck,
+    End,
+    EndAsked,
+    EndUtterance,
+    Hold,
+    Input,
+    InterruptAsked,
+    JudgeOverlap,
+    OverlapJudged,
+    Propose,
+    Purpose,
+    ReplyHeard,
+    ReplyOver,
+    Resume,
+    Say,
+    SayAsked,
+    SpeechBegan,
+    SpeechPaused,
+    StopTimer,
+    TellInterruption,
+    TellSpeech,
+    TellTimeout,
+    TimerFired,
+    TimerName,
+    Transcribe,
+    TranscriptReady,
+    TurnJudged,
+    UserWrote,
+)
 
 NOT_UNDERSTOOD = "Sorry, I did not catch that."
 NOT_ANSWERED = "Sorry, I cannot answer right now."
+BROKE_OFF = "Sorry, I lost the thread. Please ask me again."
+PHRASES = (NOT_UNDERSTOOD, NOT_ANSWERED, BROKE_OFF)
+"""What is said when something fails; worth having ready."""
+
+_VERDICT_S = 0.15
+"""Judges that have not answered by then leave the question open: the agent falls silent until they have."""
+_ASK_AGAIN_S = 0.2
+_UNDECIDED_S = 1.0
+"""Sounds that hold no word after this long (beyond `interrupt_ms`) are noise, and the agent goes on; where nobody can
+tell whether they hold any, it stops."""
 
 
 @dataclass(slots=True)
@@ -210,14 +76,25 @@ class _Reply:
     """A `Say`: its failure is not apologised for, or apologies would follow one another for ever."""
 
 
+@dataclass(slots=True)
+class _Overlap:
+    """The user's speech over a reply. `level` is what was done to it; `final`: the user has paused."""
+
+    began_at: float
+    level: Literal["full", "ducked", "held"]
+    attempt: int = 0
+    final: bool = False
+
+
 class TurnMachine:
     """One conversation's turn-taking. `end_silence_ms` ends a turn where the policy names none (the VAD's advice)."""
 
     def __init__(self, policy: TurnPolicy, end_silence_ms: int) -> None:
         self._policy = policy
-        self._end_silence = (policy.end_silence_ms or end_silence_ms) / 1000
+        self._advice_ms = end_silence_ms
         self.user: Literal["silent", "speaking", "pausing", "done"] = "silent"
         self.reply: _Reply | None = None
+        self.overlap: _Overlap | None = None
         self._epoch = 0
         self._turn = 0
         self._speech_turn = 0
@@ -225,9 +102,13 @@ class TurnMachine:
         self._attempts_open = False
         self._text: str | None = None
         self._failed = False
+        self._probability: float | None = None
         self._speculations = 0
         self._last_speech_at = 0.0
         self._end_reason: str | None = None
+        self._hears = False
+        self._awaiting_user = False
+        self._nudged = 0
         self._out: list[Command] = []
         self.ended = False
 
@@ -237,12 +118,16 @@ class TurnMachine:
             return []
         self._out = []
         match event:
-            case SpeechBegan():
-                self._speech_began(now)
+            case SpeechBegan(began_at):
+                self._speech_began(now if began_at is None else min(began_at, now), now)
             case SpeechPaused(last_speech_at):
-                self._speech_paused(last_speech_at)
+                self._speech_paused(last_speech_at, now)
             case TranscriptReady(attempt, text):
                 self._transcript(attempt, text, now)
+            case TurnJudged(attempt, probability):
+                self._turn_judged(attempt, probability, now)
+            case OverlapJudged(attempt, stop, cause, text):
+                self._overlap_judged(attempt, stop, cause, text, now)
             case UserWrote(text):
                 self._turn += 1
                 self._commit(self._turn, text, now)
@@ -257,6 +142,8 @@ class TurnMachine:
                     self._do(StopTimer("first_output"))
             case ReplyOver(epoch, failed):
                 self._reply_over(epoch, failed, now)
+            case AudienceChanged(hears):
+                self._hears = hears
             case EndAsked(reason, after_reply):
                 if after_reply and self.reply and self.reply.state != "proposed":
                     self._end_reason = reason
@@ -264,25 +151,22 @@ class TurnMachine:
                     self._end(reason)
             case TimerFired(name):
                 self._timer(name, now)
+        self._watch_silence(now)
         return self._out
 
     # -- the user
 
-    def _speech_began(self, now: float) -> None:
+    def _speech_began(self, began_at: float, now: float) -> None:
         if self.user == "speaking":
             return
+        self._nudged = 0
         if self.user == "silent":
-            if self.reply and self.reply.state != "proposed" and self._policy.barge_in:
-                self._stop_reply("interrupted")
             self._turn += 1
             self._speech_turn = self._turn
             self._speculations = 0
             self._do(TellSpeech("started", self._speech_turn))
             self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
         else:
-            if self._policy.barge_in:
-                # A typed message may have been answered during the pause.
-                self._stop_reply("interrupted")
             self._discard_proposal()
             self._do(StopTimer("end_of_turn"), StopTimer("transcript"))
             if self.user == "done":
@@ -290,18 +174,31 @@ class TurnMachine:
             self._do(TellSpeech("resumed", self._speech_turn))
         self.user = "speaking"
         self._forget_transcript()
+        if self.overlap:
+            self.overlap.final = False
+            self._do(StopTimer("verdict"), ArmTimer("overlap", now + _ASK_AGAIN_S))
+        elif self.reply and self.reply.state != "proposed" and self._policy.barge_in:
+            self._open_overlap(self.reply, began_at, now)
 
-    def _speech_paused(self, last_speech_at: float) -> None:
+    def _speech_paused(self, last_speech_at: float, now: float) -> None:
         if self.user != "speaking":
             return
         self.user = "pausing"
         self._last_speech_at = last_speech_at
         self._do(TellSpeech("paused", self._speech_turn))
-        self._transcribe()
-        self._do(ArmTimer("end_of_turn", last_speech_at + self._end_silence))
+        self._ask_for_text(now)
+        self._do(ArmTimer("end_of_turn", last_speech_at + self._end_silence()))
+
+    def _end_silence(self) -> float:
+        return end_silence_s(self._policy, self._advice_ms, self._probability)
+
+    def _turn_judged(self, attempt: int, probability: float | None, now: float) -> None:
+        if self.user == "pausing" and attempt == self._attempt and probability is not None:
+            self._probability = probability
+            self._do(ArmTimer("end_of_turn", max(now, self._last_speech_at + self._end_silence())))
 
     def _transcript(self, attempt: int, text: str | None, now: float) -> None:
-        if not self._attempts_open or attempt != self._attempt:
+        if not self._attempts_open or attempt != self._attempt or self.overlap:
             return
         self._attempts_open = False
         self._text = text.strip() if text is not None else None
@@ -315,14 +212,16 @@ class TurnMachine:
 
     def _may_speculate(self) -> bool:
         policy = self._policy
-        return policy.speculate and self.reply is None and self._speculations < policy.max_speculations
+        likely = self._probability is None or self._probability >= UNLIKELY
+        return policy.speculate and likely and self.reply is None and self._speculations < policy.max_speculations
 
     def _turn_is_over(self, now: float) -> None:
         """The end-of-turn silence has passed, or the turn is too long."""
         self._do(StopTimer("max_turn"), StopTimer("end_of_turn"))
         silence = round(max(0.0, now - self._last_speech_at) * 1000) if self.user == "pausing" else 0
         if self.user == "speaking":
-            self._transcribe()
+            self._last_speech_at = now
+            self._ask_for_text(now)
         self.user = "done"
         self._do(TellSpeech("stopped", self._speech_turn, silence))
         if self._attempts_open:
@@ -340,20 +239,113 @@ class TurnMachine:
             self._discard_proposal()
             self._do(DropTurn(self._speech_turn, self._failed))
             if self._failed and self.reply is None:
-                self._say(NOT_UNDERSTOOD, now)
+                self._say(NOT_UNDERSTOOD, now, "apology")
         self._forget_transcript()
         self._do(EndUtterance())
 
-    def _transcribe(self) -> None:
+    def _ask_for_text(self, now: float) -> None:
+        """The user has paused: the transcript is wanted, and during an overlap the last word of the judges."""
         self._attempt += 1
         self._attempts_open = True
         self._text = None
-        self._do(Transcribe(self._speech_turn, self._attempt))
+        if self.overlap:
+            self.overlap.final = True
+            self.overlap.attempt = self._attempt
+            self._do(StopTimer("overlap"), StopTimer("verdict"))
+            spoken = round(max(0.0, self._last_speech_at - self.overlap.began_at) * 1000)
+            self._do(JudgeOverlap(self._speech_turn, self._attempt, spoken, final=True))
+        else:
+            self._do(Transcribe(self._speech_turn, self._attempt))
 
     def _forget_transcript(self) -> None:
         self._text = None
         self._failed = False
         self._attempts_open = False
+        self._probability = None
+
+    # -- the user over the agent
+
+    def _open_overlap(self, reply: _Reply, began_at: float, now: float) -> None:
+        if reply.state == "heard":
+            self.overlap = _Overlap(began_at, "ducked")
+            self._do(Duck(reply.epoch))
+        else:
+            # Nothing sounds yet. Most likely the turn was not over: better not to begin now.
+            self.overlap = _Overlap(began_at, "held")
+            self._do(Hold(reply.epoch))
+        self._do(ArmTimer("overlap", max(now, began_at + self._policy.interrupt_ms / 1000)))
+
+    def _ask_judges(self, overlap: _Overlap, now: float) -> None:
+        self._attempt += 1
+        overlap.attempt = self._attempt
+        self._do(ArmTimer("verdict", now + _VERDICT_S))
+        speech_ms = round((now - overlap.began_at) * 1000)
+        self._do(JudgeOverlap(self._speech_turn, self._attempt, speech_ms, final=False))
+
+    def _overlap_judged(self, attempt: int | None, stop: bool | None, cause: str, text: str | None, now: float) -> None:
+        overlap = self.overlap
+        if overlap is None:
+            # The reply is over meanwhile; what was not meant for it is no turn of its own either.
+            if attempt is not None:
+                self._transcript(attempt, "" if stop is False else text, now)
+            return
+        if attempt is None:
+            if stop:
+                self._interrupted(overlap, cause, text, now)
+            return
+        if attempt != overlap.attempt:
+            return
+        self._do(StopTimer("verdict"))
+        if stop:
+            self._interrupted(overlap, cause, text, now)
+        elif overlap.final:
+            self._not_interrupted(overlap, cause, text)
+        else:
+            if stop is False or self._undecided_too_long(overlap, now):
+                self._restore(overlap)
+            else:
+                self._hold(overlap)
+            self._do(ArmTimer("overlap", now + _ASK_AGAIN_S))
+
+    def _undecided_too_long(self, overlap: _Overlap, now: float) -> bool:
+        return now - overlap.began_at > self._policy.interrupt_ms / 1000 + _UNDECIDED_S
+
+    def _interrupted(self, overlap: _Overlap, cause: str, text: str | None, now: float) -> None:
+        attempt, final = overlap.attempt, overlap.final
+        self._tell_interruption(overlap, True, cause, text, now)
+        self._stop_reply("interrupted")
+        if final:
+            self._transcript(attempt, text, now)
+
+    def _not_interrupted(self, overlap: _Overlap, cause: str, text: str | None) -> None:
+        self._tell_interruption(overlap, False, cause, text, self._last_speech_at)
+        self._restore(overlap)
+        self._close_overlap()
+        self.user = "silent"
+        self._forget_transcript()
+        self._do(StopTimer("end_of_turn"), StopTimer("transcript"), StopTimer("max_turn"))
+        self._do(DropTurn(self._speech_turn, failed=False), EndUtterance())
+
+    def _hold(self, overlap: _Overlap) -> None:
+        if overlap.level != "held" and self.reply:
+            overlap.level = "held"
+            self._do(Hold(self.reply.epoch))
+
+    def _restore(self, overlap: _Overlap) -> None:
+        if overlap.level != "full" and self.reply:
+            overlap.level = "full"
+            self._do(Resume(self.reply.epoch))
+
+    def _close_overlap(self) -> None:
+        if self.overlap:
+            self.overlap = None
+            self._do(StopTimer("overlap"), StopTimer("verdict"))
+
+    def _tell_interruption(self, overlap: _Overlap, accepted: bool, cause: str, text: str | None, until: float) -> None:
+        assert self.reply is not None
+        spoken = self._last_speech_at if overlap.final else until
+        speech_ms = round(max(0.0, spoken - overlap.began_at) * 1000)
+        self._do(TellInterruption(self._speech_turn, self.reply.epoch, accepted, cause, speech_ms, text or ""))
 
     # -- the reply
 
@@ -364,6 +356,7 @@ class TurnMachine:
 
     def _commit(self, turn: int, text: str, now: float) -> None:
         self._end_reason = None
+        self._nudged = 0
         if self.reply and (self.reply.state != "proposed" or self.reply.turn != turn):
             self._stop_reply("interrupted")
         speculated = self.reply is not None
@@ -374,11 +367,11 @@ class TurnMachine:
         self._do(Commit(self.reply.epoch, turn, speculated))
         self._await_output(now)
 
-    def _say(self, text: str, now: float) -> None:
+    def _say(self, text: str, now: float, purpose: Purpose = "asked") -> None:
         self._epoch += 1
         self._turn += 1
         self.reply = _Reply(self._epoch, self._turn, "committed", fixed=True)
-        self._do(Say(self._epoch, self._turn, text))
+        self._do(Say(self._epoch, self._turn, text, purpose))
         self._await_output(now)
 
     def _await_output(self, now: float) -> None:
@@ -395,11 +388,12 @@ class TurnMachine:
             return
         unheard = reply.state == "committed"
         self.reply = None
+        self._close_overlap()
         self._do(StopTimer("first_output"))
         if self._end_reason is not None:
             self._end(self._end_reason)
-        elif failed and unheard and not reply.fixed and self.user == "silent":
-            self._say(NOT_ANSWERED, now)
+        elif failed and not reply.fixed and self.user == "silent":
+            self._say(NOT_ANSWERED if unheard else BROKE_OFF, now, "apology")
 
     def _stop_reply(self, reason: Literal["interrupted", "failed", "ended"]) -> None:
         """Stop whatever reply there is: a proposal leaves no trace, anything else is cancelled for `reason`."""
@@ -410,6 +404,7 @@ class TurnMachine:
             return
         self._do(StopTimer("first_output"), CancelReply(self.reply.epoch, reason))
         self.reply = None
+        self._close_overlap()
         if reason == "interrupted":
             self._end_reason = None
 
@@ -427,16 +422,70 @@ class TurnMachine:
             case "max_turn" if self.user in ("speaking", "pausing"):
                 self._turn_is_over(now)
             case "transcript" if self.user == "done":
-                self._failed = True
-                self._text = None
-                self._close_turn(now)
+                self._do(TellTimeout("transcript"))
+                self._no_transcript(now)
+            case "overlap" if self.overlap and not self.overlap.final:
+                self._ask_judges(self.overlap, now)
+            case "verdict" if self.overlap and not self.overlap.final:
+                self._no_verdict(self.overlap, now)
             case "first_output" if self.reply and self.reply.state == "committed":
-                fixed = self.reply.fixed
-                self._stop_reply("failed")
-                if self._end_reason is not None:
-                    self._end(self._end_reason)
-                elif not fixed and self.user == "silent":
-                    self._say(NOT_ANSWERED, now)
+                self._no_output(self.reply, now)
+            case "silence" if self._awaiting_user:
+                self._awaiting_user = False
+                self._nudge(now)
+
+    def _no_transcript(self, now: float) -> None:
+        if self.overlap:
+            long = self._last_speech_at - self.overlap.began_at >= _UNDECIDED_S
+            self._overlap_judged(self.overlap.attempt, long, "no_transcript", None, now)
+            return
+        self._failed = True
+        self._text = None
+        self._attempts_open = False
+        self._close_turn(now)
+
+    def _no_verdict(self, overlap: _Overlap, now: float) -> None:
+        if self._undecided_too_long(overlap, now):
+            self._do(TellTimeout("verdict"))
+            self._interrupted(overlap, "no_transcript", None, now)
+        else:
+            self._hold(overlap)
+            self._do(ArmTimer("verdict", now + _ASK_AGAIN_S))
+
+    def _no_output(self, reply: _Reply, now: float) -> None:
+        if self.overlap:
+            # It may not be heard as long as the user speaks.
+            self._await_output(now)
+            return
+        self._do(TellTimeout("first_output"))
+        self._stop_reply("failed")
+        if self._end_reason is not None:
+            self._end(self._end_reason)
+        elif not reply.fixed and self.user == "silent":
+            self._say(NOT_ANSWERED, now, "apology")
+
+    def _watch_silence(self, now: float) -> None:
+        """Nobody speaks and nobody is about to: after a while the user is asked, in the end the session ends."""
+        if self.ended:
+            return
+        after = self._policy.nudge_after_ms
+        waiting = self.user == "silent" and self.reply is None and self._hears and after is not None
+        if waiting and not self._awaiting_user:
+            self._do(ArmTimer("silence", now + (after or 0) / 1000))
+        elif self._awaiting_user and not waiting:
+            self._do(StopTimer("silence"))
+        self._awaiting_user = waiting
+
+    def _nudge(self, now: float) -> None:
+        policy = self._policy
+        if self._nudged < len(policy.nudges):
+            self._say(policy.nudges[self._nudged], now, "nudge")
+            self._nudged += 1
+        elif policy.goodbye:
+            self._say(policy.goodbye, now, "goodbye")
+            self._end_reason = "user_idle"
+        else:
+            self._end("user_idle")
 
     def _end(self, reason: str) -> None:
         self._stop_reply("ended")
