@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rejoinder.audio import byte_count
 from rejoinder.errors import ProviderError
-from rejoinder.providers import LlmDelta, LlmRequest, VadAdvice
+from rejoinder.providers import LlmDelta, LlmRequest, TtsDelta, VadAdvice
 
 LOUD = 1_000
 """A sample at or above this (of 32767) is speech to the scripted VAD."""
@@ -150,7 +150,11 @@ class ScriptedLlm(_Loaded):
 
 @dataclass
 class ScriptedTts(_Loaded):
-    """A TTS provider: a tone of `ms_per_word` for each word, after `delay_s`, in pieces of `piece_ms`."""
+    """A TTS provider: a tone of `ms_per_word` for each word, after `delay_s`, in pieces of `piece_ms`.
+
+    With `script`, `script(text)` gives audio, word times, pauses (float, seconds) and exceptions to raise instead.
+    `spoken` holds what it was asked for, `closed` counts the streams that were cut short.
+    """
 
     sample_rate: int = 24_000
     ms_per_word: float = 200
@@ -158,12 +162,28 @@ class ScriptedTts(_Loaded):
     delay_s: float = 0.0
     level: int = 8_000
     spoken: list[str] = field(default_factory=list)
+    script: Callable[[str], Iterable[TtsDelta | float | Exception]] | None = None
+    closed: int = 0
 
-    async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[bytes, None]:
-        """Speak."""
+    async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+        """Speak, or play the script."""
         self.spoken.append(text)
+        done = False
+        try:
+            for item in self.script(text) if self.script is not None else self._speech(text):
+                if isinstance(item, float):
+                    await asyncio.sleep(item)
+                elif isinstance(item, Exception):
+                    raise item
+                else:
+                    yield item
+            done = True
+        finally:
+            self.closed += not done
+
+    def _speech(self, text: str) -> Iterable[TtsDelta | float]:
         if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+            yield float(self.delay_s)
         left = len(text.split()) * self.ms_per_word
         while left > 0:
             yield tone(min(left, self.piece_ms), self.sample_rate, self.level)
