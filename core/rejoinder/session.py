@@ -765,7 +765,8 @@ class Session:
             self._scope.sent()
 
     def _drained(self, epoch: int) -> None:
-        self._post(turns.ReplyOver(epoch))
+        scope = self._scope
+        self._post(turns.ReplyOver(epoch, failed=scope is not None and scope.epoch == epoch and scope.broke_off))
 
     def _turn_id(self, turn: int) -> str:
         if turn not in self._turn_ids:

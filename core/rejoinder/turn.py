@@ -124,6 +124,11 @@ class TurnScope:
         """Whether it may be heard."""
         return self._held is None
 
+    @property
+    def broke_off(self) -> bool:
+        """Whether it failed after some of it had been made."""
+        return self._reason == "failed"
+
     def commit(self, speculated: bool) -> None:
         """The user's turn is over: tell, open the gate, let side effects happen."""
         stage = self._stage

@@ -1,4 +1,6 @@
-"""`rejoinder bench`: what the engine costs (`--sessions`), or how fast it answers real speech (`--voice`)."""
+"""`rejoinder bench`: what the engine costs (`--sessions`), how fast it answers real speech (`--voice`), and how well it
+takes turns (`--turns`).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ SCRIPTED_AGENT = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts"
     "--sessions", type=click.IntRange(1, 5000), multiple=True, help="Sessions at once; repeat for a sweep.  [100]"
 )
 @click.option("--voice", is_flag=True, help="Measure answers to real recordings instead.")
+@click.option("--turns", is_flag=True, help="Print a scorecard of the agent's turn-taking, in virtual time.")
 @click.option("--duration", default=20.0, show_default=True, help="Seconds to measure at each level.")
 @click.option("--url", help="Use this server instead of starting one (for --sessions: its agent must be `scripted`).")
 @click.option("--pid", type=int, help="With --url: the server's process, to measure its CPU and memory.")
@@ -33,11 +36,12 @@ SCRIPTED_AGENT = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts"
 )
 @click.option("--limit", type=click.IntRange(1), help="At most so many recordings.")
 @click.option("--one-call", is_flag=True, help="All recordings in one call, instead of a call each.")
-@click.option("--agent", help="The agent for --voice.")
+@click.option("--agent", help="The agent for --voice and --turns.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     sessions: tuple[int, ...],
     voice: bool,
+    turns: bool,
     duration: float,
     url: str | None,
     pid: int | None,
@@ -49,8 +53,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure a server. Starts one of its own, pinned to one core for --sessions, unless --url names another."""
-    if voice and sessions:
-        raise click.UsageError("Give either --sessions or --voice.")
+    if bool(sessions) + voice + turns > 1:
+        raise click.UsageError("Give one of --sessions, --voice and --turns.")
+    if turns:
+        _bench_turns(agent, as_json)
+        return
     if not 1 <= duration <= 600:
         raise click.UsageError("--duration must be from 1 to 600 seconds.")
     if voice:
@@ -157,6 +164,23 @@ def _warnings(result: Any) -> list[str]:
         found.append(f"{result.unheeded_barge_ins} barge-ins got no clear_audio.")
     found += [f"{count} × {message}" for message, count in result.errors.items()]
     return found
+
+
+# --- turn-taking ----------------------------------------------------------------------------------------------
+
+
+def _bench_turns(agent: str | None, as_json: bool) -> None:
+    import logging
+
+    from rejoinder.commands.scorecard import report, run_corpus
+    from rejoinder.manager import load_plugins
+    from rejoinder.settings import load_settings
+
+    # Providers fail on purpose here; the scorecard says so itself.
+    logging.getLogger("rejoinder").setLevel(logging.CRITICAL)
+    settings = load_settings()
+    card = run_corpus(settings, agent, load_plugins(settings.disabled_plugins))
+    click.echo(json.dumps(card.json(), indent=2) if as_json else report(card))
 
 
 # --- voice ----------------------------------------------------------------------------------------------------

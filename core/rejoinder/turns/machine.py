@@ -67,6 +67,10 @@ _UNDECIDED_S = 1.0
 tell whether they hold any, it stops."""
 
 
+_MUMBLE_S = 0.8
+"""Who spoke this long and was not understood meant something; anything shorter may have been a noise."""
+
+
 @dataclass(slots=True)
 class _Reply:
     epoch: int
@@ -104,7 +108,9 @@ class TurnMachine:
         self._failed = False
         self._probability: float | None = None
         self._speculations = 0
+        self._began_at = 0.0
         self._last_speech_at = 0.0
+        self._apologised = False
         self._end_reason: str | None = None
         self._hears = False
         self._awaiting_user = False
@@ -163,6 +169,7 @@ class TurnMachine:
         if self.user == "silent":
             self._turn += 1
             self._speech_turn = self._turn
+            self._began_at = began_at
             self._speculations = 0
             self._do(TellSpeech("started", self._speech_turn))
             self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
@@ -238,7 +245,9 @@ class TurnMachine:
         else:
             self._discard_proposal()
             self._do(DropTurn(self._speech_turn, self._failed))
-            if self._failed and self.reply is None:
+            mumbled = self._last_speech_at - self._began_at >= _MUMBLE_S and not self._apologised
+            if self.reply is None and (self._failed or (mumbled and not self._text)):
+                self._apologised = True
                 self._say(NOT_UNDERSTOOD, now, "apology")
         self._forget_transcript()
         self._do(EndUtterance())
@@ -286,8 +295,12 @@ class TurnMachine:
         overlap = self.overlap
         if overlap is None:
             # The reply is over meanwhile; what was not meant for it is no turn of its own either.
-            if attempt is not None:
-                self._transcript(attempt, "" if stop is False else text, now)
+            if attempt is None:
+                return
+            if stop is False:
+                text = ""
+                self._began_at = self._last_speech_at  # understood, so not to be apologised for
+            self._transcript(attempt, text, now)
             return
         if attempt is None:
             if stop:
@@ -357,6 +370,7 @@ class TurnMachine:
     def _commit(self, turn: int, text: str, now: float) -> None:
         self._end_reason = None
         self._nudged = 0
+        self._apologised = False
         if self.reply and (self.reply.state != "proposed" or self.reply.turn != turn):
             self._stop_reply("interrupted")
         speculated = self.reply is not None
