@@ -428,8 +428,8 @@ class ChainedStt:
         self._lead = self._ears[chain.order()[0]]
         try:
             self._open(self._lead)
-        except Exception as error:  # noqa: BLE001 - told by `_broke`
-            self._broke(self._lead, error)
+        except Exception as error:  # noqa: BLE001 - tried again with the first audio, and told then
+            log.warning("stt %s could not be opened: %r", self._lead.name, error)
 
     def feed(self, pcm: bytes) -> None:
         """See `SttStream.feed`; a recogniser that raises is left."""
@@ -441,7 +441,7 @@ class ChainedStt:
             if len(kept) > KEPT_AUDIO:
                 del kept[: len(kept) - KEPT_AUDIO]
         lead = self._lead
-        if lead.error is not None or self._closed:
+        if self._closed or (lead.stream is None and lead.error is not None):
             return
         try:
             if lead.stream is not None and lead.end == before:
@@ -472,10 +472,11 @@ class ChainedStt:
                 stream = self._catch_up(ear)
                 text = await within(stream.flush(), self._chain.limit_s, ear.name)
             except Exception as error:
-                self._chain.failed(ear.name, following.name if following else "", error)
                 if utterance != self._utterance:
-                    raise  # the audio of that utterance is gone, and nobody wants its text
-                ear.error = error
+                    following = None  # that utterance's audio is gone, and nobody wants its text any more
+                else:
+                    ear.error = error
+                self._chain.failed(ear.name, following.name if following else "", error)
                 if following is None:
                     raise
                 continue
@@ -542,13 +543,13 @@ class ChainedStt:
         return stream
 
     def _broke(self, ear: _Ear, error: Exception) -> None:
-        """It cannot even be fed: the next one leads from here on."""
+        """It cannot even be fed: the next one leads from here on. If there is no other, `flush` tells."""
         self._discard(ear)
         ear.error = error
         ear.end = 0
         following = next((name for name in self._chain.order() if self._ears[name].error is None), "")
-        self._chain.failed(ear.name, following, error)
         if following:
+            self._chain.failed(ear.name, following, error)
             self._lead = self._ears[following]
 
     def _discard(self, ear: _Ear) -> None:
