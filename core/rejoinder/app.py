@@ -29,7 +29,9 @@ from rejoinder.providers import (
 )
 from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Settings
+from rejoinder.stages.chain import Breaker
 from rejoinder.stages.playout import Pacer
+from rejoinder.stages.voice import PhraseCache
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
 
@@ -72,6 +74,8 @@ class Runtime:
             observer=self._observer,
             straggler=self._adopt,
             on_ended=self._forget,
+            breaker=Breaker(now=self.clock.monotonic),
+            phrases=PhraseCache(),
         )
 
     # -- start and stop

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rejoinder.audience import Audience
 from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
 from rejoinder.bus import Bus, Observer
 from rejoinder.channel import Channel
@@ -45,34 +44,24 @@ from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
 from rejoinder.providers import (
     InterruptionJudge,
-    Judgement,
     LlmProvider,
-    Overlap,
     SttProvider,
     Tool,
     ToolContext,
     TtsProvider,
     TurnDetector,
-    TurnSoFar,
     VadProvider,
 )
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.brain import Brain
-from rejoinder.stages.chain import LlmChain, SttChain
-from rejoinder.stages.judging import (
-    OVERLAP_AUDIO_MS,
-    PLAYED_AUDIO_MS,
-    TURN_AUDIO_MS,
-    EndOfTurn,
-    Judges,
-    doubtful,
-)
-from rejoinder.stages.listen import Listener
+from rejoinder.stages.chain import Breaker, LlmChain, SttChain
+from rejoinder.stages.ear import Ear, Spoken
+from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
 from rejoinder.stages.playout import Pacer, Playout
-from rejoinder.stages.voice import Voice
+from rejoinder.stages.voice import PhraseCache, Voice
 from rejoinder.turn import Stage, TurnScope
 from rejoinder.turns import signals as turns
-from rejoinder.turns.machine import TurnMachine
+from rejoinder.turns.machine import PHRASES, TurnMachine
 
 log = logging.getLogger(__name__)
 _SEE_LOG = "The server's log has the traceback."
@@ -80,9 +69,6 @@ _STALL_S = 1.0
 """A client that stops sending in the middle of speech is taken to have paused."""
 _SETTLE_S = 0.25
 """A client that was interrupted says within this where it stopped, or the clock's guess counts."""
-_BEFORE_MS = 300
-_REPLAYED_EVENTS = 256
-_LOST_LINKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +95,10 @@ class Host:
     """`observer(session_id)` sees every event of that session (store, plugins)."""
     straggler: Callable[[asyncio.Task[Any]], None]
     on_ended: Callable[[Session], None]
+    breaker: Breaker | None = None
+    """Which providers fail at the moment, for all sessions."""
+    phrases: PhraseCache | None = None
+    """What is said when something fails, spoken ahead; None: nothing is."""
 
 
 class Session:
@@ -130,17 +120,9 @@ class Session:
         self._clock = host.clock
         self.bus = Bus(session_id, host.clock)
         self.bus.subscribe(host.observer(session_id))
-        self.bus.subscribe(self._remember)
         advice = services.vad.advice
         self._machine = TurnMachine(agent.turns, advice.end_silence_ms)
         self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
-        vad = services.vad.open()
-        self._recognisers = SttChain(services.stt, agent.deadlines, self._switched)
-        self._stt = self._recognisers.open(language=agent.language, on_partial=self._partial)
-        self._end_of_turn = EndOfTurn(services.turn)
-        self._judges = Judges(services.interruption)
-        memory_ms = TURN_AUDIO_MS if self._end_of_turn.wants_audio else OVERLAP_AUDIO_MS
-        self._listener = Listener(vad, advice, self._stt, host.clock, agent.turns.pause_ms, self._post, memory_ms)
         self._voice = Voice(
             services.tts,
             voice=agent.voice,
@@ -149,18 +131,36 @@ class Session:
             chunk_ms=host.limits.chunk_ms,
             deadlines=agent.deadlines,
             switched=self._switched,
+            breaker=host.breaker,
+            phrases=host.phrases,
         )
         self._playout = Playout(
-            rates.output, host.limits, host.clock, host.pacer, self._send_audio, self._first_sent, self._drained
+            rates.output, host.limits, host.clock, host.pacer, self._deliver, self._first_sent, self._drained
         )
         self.journal = Journal(keep=agent.history_messages)
         self._brain = Brain(
             agent,
-            LlmChain(services.llm, agent.deadlines, self._switched),
+            LlmChain(services.llm, agent.deadlines, self._switched, host.breaker),
             services.tools,
             self.journal,
             ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True)),
             self._spawn,
+        )
+        self._ear = Ear(
+            agent,
+            services.vad,
+            SttChain(services.stt, agent.deadlines, self._switched, host.breaker),
+            EndOfTurn(services.turn),
+            Judges(services.interruption),
+            clock=host.clock,
+            limits=host.limits,
+            post=self._post,
+            on_partial=self._partial,
+            speaking=self._speaking,
+            last_heard=self.journal.last_heard,
+            failed=self._not_understood,
+            spawn=self._spawn,
+            straggler=host.straggler,
         )
         self._stage = Stage(
             clock=host.clock,
@@ -179,18 +179,14 @@ class Session:
         self._settling: TurnScope | None = None
         self._tally = SessionTally()
         self._discarded = 0
-        self._asked_at = 0.0
         self._prefilling: asyncio.Task[None] | None = None
-        self._lost: dict[str, Rates] = {}
-        self._recent = deque[tuple[int, ServerEvent, bytes]](maxlen=_REPLAYED_EVENTS)
+        self._audience = Audience(self)
         self._abandoned = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._turn_ids: dict[int, str] = {}
         self._speech_turn = 0
-        self._decided_at = self._transcribed_at = self._wrote_at = 0.0
-        self._transcribing: asyncio.Task[None] | None = None
+        self._decided_at = self._wrote_at = 0.0
         self._metrics: TurnMetrics | None = None
-        self._links: list[LocalLink] = []
         self._speaker: LocalLink | None = None
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
@@ -230,8 +226,10 @@ class Session:
                 if self.agent.greeting:
                     self._post(turns.SayAsked(self.agent.greeting))
                 self._idle()
+                keeping = self._keep_phrases()
                 reason = await self._control()
-                for task in (self._transcribing, self._prefilling):
+                self._ear.cancel()
+                for task in (self._prefilling, keeping):
                     if task is not None:
                         task.cancel()
         except asyncio.CancelledError:
@@ -241,6 +239,15 @@ class Session:
             self._publish(Error(code="internal", message="The session failed.", fix=_SEE_LOG))
         finally:
             await self._free(reason)
+
+    def _keep_phrases(self) -> asyncio.Task[None] | None:
+        """Have ready what is said when something fails: by then there may be no voice to say it."""
+        if self._host.phrases is None or not self._audience.hears:
+            return None
+        policy = self.agent.turns
+        nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
+        phrases = (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges)
+        return self._spawn(self._voice.keep(filter(None, phrases)), f"phrases of {self.id}")
 
     async def _control(self) -> str:
         """Read the inbox until the session is to end; the reason why.
@@ -296,9 +303,7 @@ class Session:
             self._publish(self._tally.event())
             self._publish(SessionEnded(reason=reason))
         finally:
-            links, self._links = self._links, []
-            for link in links:
-                link.ended(reason)
+            self._audience.end(reason)
             self._host.on_ended(self)
 
     async def _tidy(self) -> None:
@@ -310,7 +315,7 @@ class Session:
             except Exception:
                 log.exception("the reply of %s did not end cleanly", self.id)
         try:
-            await self._stt.close()
+            await self._ear.close()
         except Exception:
             log.exception("the STT stream of %s did not close", self.id)
 
@@ -329,46 +334,15 @@ class Session:
         """
         if self._inbox.closed or self.ended_reason is not None:
             raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
-        resumed = bool(resume_token)
-        if resumed:
-            self._take_place(resume_token)
-        link = LocalLink(self, receiver, rates, audio)
-        if self.bus.seq:
-            # A later comer: the event itself is history, so this copy carries the number of the last one published.
-            started = self._started(rates)
-            started.seq, started.at, started.session_id = self.bus.seq, self._clock.wall_ms(), self.id
-            link.tell(link.started(started, resumed=resumed))
-            if resumed:
-                self._replay(link, last_seq)
-        self._links.append(link)
+        started = self._started(rates)
+        started.at = self._clock.wall_ms()
+        link = self._audience.add(receiver, rates, started, audio=audio, token=resume_token, last_seq=last_seq)
+        self._tally.resumes += bool(resume_token)
         self._stop_timer("idle")
         if audio:
             self._post(turns.AudienceChanged(True))
             self._come_back()
         return link
-
-    def _take_place(self, token: str) -> None:
-        for link in tuple(self._links):
-            # The old socket may not have been missed yet.
-            if secrets.compare_digest(link.resume_token, token):
-                link.close()
-                link.ended("resumed_elsewhere")
-        if self._lost.pop(token, None) is None:
-            raise SessionError(
-                "No lost connection of this session has this resume_token.",
-                code="bad_resume_token",
-                fix="Use the one of the last session.started; join without it to begin anew.",
-            )
-        self._tally.resumes += 1
-
-    def _replay(self, link: LocalLink, last_seq: int) -> None:
-        missed = [(event, data) for seq, event, data in self._recent if seq > last_seq]
-        if self._recent and self._recent[0][0] > last_seq + 1:
-            text = f"Only the newest {len(missed)} events can be sent again."
-            fix = f"GET /v1/sessions/{self.id}/events?after={last_seq}"
-            link.tell(Error(code="events_missed", message=text, fix=fix))
-        for event, data in missed:
-            link.receiver.on_event(event, data)
 
     def _come_back(self) -> None:
         """Somebody hears again: the reply that nobody heard the end of goes on, or not, as the agent has it."""
@@ -380,41 +354,32 @@ class Session:
         else:
             self._post(turns.InterruptAsked())
 
-    def _remember(self, event: ServerEvent, data: bytes) -> None:
-        self._recent.append((event.seq, event, data))
-
     def _started(self, rates: Rates) -> SessionStarted:
         return SessionStarted(agent=self.agent_name, input_rate=rates.input, output_rate=rates.output)
 
     def detach(self, link: LocalLink) -> None:
         """A client left; it may come back with its resume token. Idempotent."""
-        if link in self._links:
-            self._links.remove(link)
-            link.close()
-            self._lost[link.resume_token] = link.rates
-            while len(self._lost) > _LOST_LINKS:
-                del self._lost[next(iter(self._lost))]
-            if self._speaker is link:
-                self._speaker = None
-            if link.audio and not any(other.audio for other in self._links):
-                self._post(turns.AudienceChanged(False))
-                self._abandon()
-            self._idle()
+        if not self._audience.remove(link):
+            return
+        if self._speaker is link:
+            self._speaker = None
+        if link.audio and not self._audience.hears:
+            self._post(turns.AudienceChanged(False))
+            self._abandon()
+        self._idle()
 
     def _abandon(self) -> None:
         """Nobody hears the rest, so it must not count as heard: it waits for somebody to come back."""
         scope = self._scope
-        if scope is None or not self._playout.playing:
-            return
-        if self._links:
-            # Others read on, and they get the whole text.
+        # Those who only read get the whole text.
+        if scope is None or not self._playout.playing or self._audience.links:
             return
         self._abandoned = True
         scope.hold()
 
     def _idle(self) -> None:
         """Nobody is connected: end after the grace period."""
-        if not self._links and not self._inbox.closed:
+        if not self._audience.links and not self._inbox.closed:
             self._arm("idle", self._limits.idle_s, lambda: self.end("idle"))
 
     def hear(self, link: LocalLink, pcm: bytes) -> None:
@@ -424,7 +389,7 @@ class Session:
         if self._speaker is not link or self._inbox.closed:
             return
         try:
-            self._listener.feed(pcm)
+            self._ear.listener.feed(pcm)
         except Exception as error:
             log.exception("the VAD of %s failed", self.id)
             self._publish(Error(code="vad_failed", message=f"Listening failed: {error}.", fix=_SEE_LOG))
@@ -487,9 +452,9 @@ class Session:
             case turns.TellSpeech(what, turn, silence_ms):
                 self._tell_speech(what, turn, silence_ms)
             case turns.Transcribe(_, attempt):
-                self._transcribe(attempt, None)
+                self._ear.transcribe(attempt)
             case turns.JudgeOverlap(_, attempt):
-                self._transcribe(attempt, command)
+                self._ear.transcribe(attempt, command)
             case turns.Propose(epoch, turn, text):
                 self._propose(epoch, turn, text)
             case turns.Commit(_, turn, speculated):
@@ -530,7 +495,7 @@ class Session:
                         Error(code="no_transcript", message="The speech could not be transcribed.", retryable=True)
                     )
             case turns.EndUtterance():
-                self._listener.end_utterance()
+                self._ear.listener.end_utterance()
             case turns.ArmTimer(name, at):
                 self._arm(name, at - self._clock.monotonic(), lambda: self._post(turns.TimerFired(name)))
             case turns.StopTimer(name):
@@ -551,18 +516,18 @@ class Session:
 
     def _watch(self) -> None:
         """While the user speaks, look that their audio keeps coming."""
-        if not self._listener.stall(_STALL_S) and self._listener.speaking:
+        if not self._ear.listener.stall(_STALL_S) and self._ear.listener.speaking:
             self._arm("stall", _STALL_S / 2, self._watch)
 
     def _propose(self, epoch: int, turn: int, text: str) -> None:
         spoken = turn == self._speech_turn
-        timer = TurnTimer(self._listener.last_speech_at if spoken else self._wrote_at)
+        timer = TurnTimer(self._ear.listener.last_speech_at if spoken else self._wrote_at)
         if spoken:
-            timer.mark("transcript", self._transcribed_at)
+            timer.mark("transcript", self._ear.understood_at)
         self._settle()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
         discarded, self._discarded = self._discarded, 0
-        since = self._asked_at if spoken else self._wrote_at
+        since = self._ear.asked_at if spoken else self._wrote_at
         self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), since=since, discarded=discarded)
 
     def _commit(self, turn: int, speculated: bool) -> None:
@@ -617,86 +582,22 @@ class Session:
             scope, self._scope = self._scope, None
             await scope.finish()
 
-    def _transcribe(self, attempt: int, overlap: turns.JudgeOverlap | None) -> None:
-        if self._transcribing is not None:
-            self._transcribing.cancel()
-        assert self._group is not None
-        if overlap is None or overlap.final:
-            self._asked_at = self._clock.monotonic()
-        self._transcribing = self._group.create_task(self._understand(attempt, overlap), name=f"pause of {self.id}")
-
-    async def _understand(self, attempt: int, overlap: turns.JudgeOverlap | None) -> None:
-        """What the user said so far; at a pause also whether they are done, over the agent whether they mean it."""
-        pausing = overlap is None or overlap.final
-        hearing = asyncio.create_task(self._end_of_turn.listen(self._turn_so_far(""))) if pausing else None
-        try:
-            text = await self._flush()
-            self._transcribed_at = self._clock.monotonic()
-            if overlap is not None:
-                judgement = self._judge(overlap, text)
-                stop, cause = (judgement.stop, judgement.cause) if judgement else (None, "")
-                self._post(turns.OverlapJudged(attempt, stop, cause, text))
-            if hearing is None:
-                return
-            read = await self._end_of_turn.read(self._turn_so_far(text)) if text else None
-            heard = hearing.result() if hearing.done() else None
-            self._post(turns.TurnJudged(attempt, doubtful(read, heard)))
-            if overlap is None:
-                self._post(turns.TranscriptReady(attempt, text))
-            if heard is None and self._end_of_turn.wants_audio:
-                self._post(turns.TurnJudged(attempt, doubtful(read, await hearing)))
-        finally:
-            if hearing is not None and not hearing.done():
-                hearing.cancel()
-                await asyncio.wait({hearing}, timeout=self._limits.cancel_ms / 1000)
-
-    async def _flush(self) -> str | None:
-        flush = asyncio.create_task(self._stt.flush(), name=f"transcript for {self.id}")
-        try:
-            await asyncio.wait({flush})
-            return flush.result()
-        except RejoinderError as error:
-            self.complain(error)
-        except asyncio.CancelledError:
-            # A provider that swallows this must not hold up the session.
-            flush.cancel()
-            await asyncio.wait({flush}, timeout=self._limits.cancel_ms / 1000)
-            if not flush.done():
-                self._host.straggler(flush)
-            raise
-        except Exception:
-            log.exception("STT failed in %s", self.id)
-        self._tally.failed("stt", "")
-        return None
-
-    def _turn_so_far(self, text: str | None) -> TurnSoFar:
-        silence_ms = (self._clock.monotonic() - self._listener.last_speech_at) * 1000
-        audio = self._listener.utterance() if self._end_of_turn.wants_audio else b""
-        return TurnSoFar(text or "", audio, silence_ms, self.journal.last_heard(), self.agent.language)
-
-    def _judge(self, asked: turns.JudgeOverlap, text: str | None) -> Judgement | None:
-        scope = self._scope
+    def _speaking(self) -> Spoken | None:
+        """What the agent is saying."""
+        scope, playout = self._scope, self._playout
         if scope is None:
             return None
-        position = self._playout.position_ms(self._playout.played_ms())
-        overlap = Overlap(
-            text=text,
-            final=asked.final,
-            speech_ms=asked.speech_ms,
-            audio=self._listener.audio(min(OVERLAP_AUDIO_MS, asked.speech_ms + _BEFORE_MS)),
-            played=self._played_audio(),
-            agent_text=" ".join(segment.text for segment in scope.entry.segments if segment.start_ms <= position),
-            min_words=self.agent.turns.min_words,
-            language=self.agent.language,
-        )
-        return self._judges.judge(overlap)
+        position = playout.position_ms(playout.played_ms())
+        said = " ".join(segment.text for segment in scope.entry.segments if segment.start_ms <= position)
+        played = resample(playout.recent(PLAYED_AUDIO_MS), playout.rate, ENGINE_RATE)
+        # Since it was held there has been silence.
+        played += bytes(byte_count(playout.held_ms, ENGINE_RATE))
+        return Spoken(said, played[-byte_count(PLAYED_AUDIO_MS, ENGINE_RATE) :])
 
-    def _played_audio(self) -> bytes:
-        """What the client was playing until now, silence included, at 16 kHz."""
-        played = resample(self._playout.recent(PLAYED_AUDIO_MS), self._playout.rate, ENGINE_RATE)
-        return (played + bytes(byte_count(self._playout.held_ms, ENGINE_RATE)))[
-            -byte_count(PLAYED_AUDIO_MS, ENGINE_RATE) :
-        ]
+    def _not_understood(self, error: RejoinderError | None) -> None:
+        self._tally.failures["stt"] += 1
+        if error is not None:
+            self.complain(error)
 
     # -- small things
 
@@ -719,7 +620,7 @@ class Session:
         if (overlap := self._machine.overlap) is not None:
             # Only "stop!" is acted upon before the judges are asked in earnest.
             speech_ms = round((self._clock.monotonic() - overlap.began_at) * 1000)
-            judgement = self._judge(turns.JudgeOverlap(self._speech_turn, 0, speech_ms, final=False), text)
+            judgement = self._ear.judge(turns.JudgeOverlap(self._speech_turn, 0, speech_ms, final=False), text)
             if judgement is not None and judgement.stop:
                 self._post(turns.OverlapJudged(None, True, judgement.cause, text))
         elif self._machine.reply is None and self.agent.turns.prefill:
@@ -747,18 +648,16 @@ class Session:
         """Which providers answered last."""
         return {
             "vad": self.agent.vad,
-            "stt": self._recognisers.used,
+            "stt": self._ear.provider,
             "llm": self._brain.llm.used,
             "tts": self._voice.used,
         }
 
     def _audible(self) -> Voice | None:
-        return self._voice if any(link.audio for link in self._links) else None
+        return self._voice if self._audience.hears else None
 
-    def _send_audio(self, pcm: bytes, last: bool) -> None:
-        for link in tuple(self._links):
-            if link.audio:
-                link.deliver(pcm, last)
+    def _deliver(self, pcm: bytes, last: bool) -> None:
+        self._audience.deliver(pcm, last)
 
     def _first_sent(self, epoch: int) -> None:
         if self._scope is not None and self._scope.epoch == epoch:

@@ -402,6 +402,17 @@ class TurnScope:
 
     async def _speak(self, chunks: Channel[str], voice: Voice) -> None:
         playout = self._stage.playout
+        try:
+            await self._utter(chunks, voice)
+        except RejoinderError:
+            if self._fixed_text is not None and not playout.pushed_ms:
+                # Not even an apology can be spoken: a tone says at least that something is wrong.
+                self.entry.segments.clear()
+                await playout.push(self.epoch, voice.earcon())
+            raise
+
+    async def _utter(self, chunks: Channel[str], voice: Voice) -> None:
+        playout = self._stage.playout
         async for text in chunks:
             segment = self.entry.speak(text, playout.pushed_ms)
             async with aclosing(voice.speak(text)) as pieces:

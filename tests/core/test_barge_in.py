@@ -148,7 +148,8 @@ def test_after_a_false_alarm_the_agent_goes_on_at_the_word_that_was_cut(after_ms
             assert first == WORDS[: len(first)]
             assert second[0] in WORDS[len(first) - 1 : len(first) + 1], "nothing is lost, one word at most comes again"
             assert second == WORDS[int(second[0][1:]) :][: len(second)]
-            assert finished.heard_text.split()[-1].rstrip(".") == second[-1]
+            if timed:
+                assert finished.heard_text.split()[-1].rstrip(".") == second[-1]
 
     run_virtual(main())
 
@@ -169,7 +170,9 @@ def test_what_was_heard_is_what_the_client_played_word_for_word(step: int, timed
             finished = await user.until(ReplyFinished)
             assert (finished.reason, finished.estimated) == ("interrupted", False)
             heard = [word.strip(".") for word in finished.heard_text.split()]
-            assert heard == words_in(user.played(finished.reply_id), ms)
+            played = words_in(user.played(finished.reply_id), ms)
+            # Without word times a sentence is divided by its letters, which is about right.
+            assert heard == played if timed else abs(len(heard) - len(played)) <= 1
             assert not user.audio_after(ClearAudio) or user.events(ReplyStarted)[1:]
 
     run_virtual(main())
@@ -259,7 +262,7 @@ def test_a_cough_before_the_answer_sounds_costs_nothing_but_its_time() -> None:
 def test_who_goes_on_speaking_before_the_answer_sounds_is_answered_once() -> None:
     async def main() -> None:
         things = over_a_reply(
-            ["book a table", "for two please"], llm=ScriptedLlm(lambda request: (0.3, *SENTENCES[:1]))
+            ["book a table", "for two please"], llm=ScriptedLlm(lambda request: (0.6, *SENTENCES[:1]))
         )
         async with pilot(**things) as user:  # type: ignore[arg-type]
             await user.turn(600, 320)
@@ -321,7 +324,7 @@ def test_speculations_are_counted_and_what_they_saved() -> None:
     async def main() -> None:
         llm, tts = ScriptedLlm(lambda request: (0.05, "Hello.")), ScriptedTts(delay_s=0.05)
         async with pilot(stt=ScriptedStt(("one", "one two", "three"), delay_s=0.05), llm=llm, tts=tts) as user:
-            await user.turn(600, 200)
+            await user.turn(600, 140)
             await user.turn(600, 0)
             metrics = await user.until(TurnMetrics)
             assert (metrics.speculated, metrics.discarded) == (True, 1)
@@ -351,13 +354,14 @@ def test_a_speculation_has_a_budget() -> None:
 def test_a_typed_message_and_a_rest_call_take_the_same_way() -> None:
     async def main() -> None:
         for command in (_interrupt(), None):
-            async with pilot(**over_a_reply(["x"])) as user:  # type: ignore[arg-type]
+            async with pilot(**over_a_reply(["x"], tts=CountingTts(timed=True))) as user:  # type: ignore[arg-type]
                 await reading_aloud(user, 1500)
                 user.write("stop") if command is None else user.command(command)
                 finished = await user.until(ReplyFinished)
                 assert finished.reason == "interrupted"
                 heard = [word.strip(".") for word in finished.heard_text.split()]
                 assert heard == words_in(user.played(finished.reply_id))
+                assert len(heard) == 8
 
     run_virtual(main())
 

@@ -325,7 +325,7 @@ def report(card: Card) -> str:
             figure(fault.heard_after_ms) + " ms",
             fault.cause or "-",
             "yes" if fault.goes_on else "no",
-            fault.heard or "-",
+            fault.heard or ("(a tone)" if fault.heard_after_ms is not None else "-"),
         )
         for fault in card.faults
     ]

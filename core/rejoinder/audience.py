@@ -1,0 +1,100 @@
+"""Who is connected to a session: its links, those that were lost and may come back, and what they missed."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+
+from rejoinder.audio import Rates
+from rejoinder.errors import SessionError
+from rejoinder.events import Error, ServerEvent, SessionStarted
+from rejoinder.link import LinkReceiver
+from rejoinder.local import Endpoint, LocalLink
+
+_REPLAYED_EVENTS = 256
+_LOST_LINKS = 8
+
+
+class Audience:
+    """The connections of one session."""
+
+    def __init__(self, session: Endpoint) -> None:
+        self._session = session
+        self._lost: deque[str] = deque(maxlen=_LOST_LINKS)
+        self._recent = deque[tuple[int, ServerEvent, bytes]](maxlen=_REPLAYED_EVENTS)
+        self.links: list[LocalLink] = []
+        session.bus.subscribe(self._remember)
+
+    @property
+    def hears(self) -> bool:
+        """Whether one of them wants audio."""
+        return any(link.audio for link in self.links)
+
+    def deliver(self, pcm: bytes, last: bool) -> None:
+        """Reply audio to all who want it."""
+        for link in tuple(self.links):
+            if link.audio:
+                link.deliver(pcm, last)
+
+    def add(
+        self, receiver: LinkReceiver, rates: Rates, started: SessionStarted, *, audio: bool, token: str, last_seq: int
+    ) -> LocalLink:
+        """A new link; `started` is told it first. With the `token` of a lost one it takes that one's place.
+
+        Raises:
+            SessionError: nobody who was lost had this token (`bad_resume_token`).
+        """
+        if token:
+            self._take_place(token)
+        link = LocalLink(self._session, receiver, rates, audio)
+        if self._session.bus.seq:
+            # A later comer: the event itself is history, so this copy carries the number of the last one published.
+            started.seq, started.session_id = self._session.bus.seq, self._session.id
+            link.tell(link.started(started, resumed=bool(token)))
+            if token:
+                self._replay(link, last_seq)
+        self.links.append(link)
+        return link
+
+    def remove(self, link: LocalLink) -> bool:
+        """The client of `link` left, but may come back; False if it had left before."""
+        if link not in self.links:
+            return False
+        self.links.remove(link)
+        link.close()
+        self._lost.append(link.resume_token)
+        return True
+
+    def end(self, reason: str) -> None:
+        """The session is over: tell them all."""
+        links, self.links = self.links, []
+        for link in links:
+            link.ended(reason)
+
+    def _take_place(self, token: str) -> None:
+        for link in tuple(self.links):
+            if secrets.compare_digest(link.resume_token, token):
+                # The old socket has not been missed yet.
+                link.close()
+                link.ended("resumed_elsewhere")
+        for lost in tuple(self._lost):
+            if secrets.compare_digest(lost, token):
+                self._lost.remove(lost)
+                return
+        raise SessionError(
+            "No lost connection of this session has this resume_token.",
+            code="bad_resume_token",
+            fix="Use the one of the last session.started; join without it to begin anew.",
+        )
+
+    def _replay(self, link: LocalLink, last_seq: int) -> None:
+        missed = [(event, data) for seq, event, data in self._recent if seq > last_seq]
+        if self._recent and self._recent[0][0] > last_seq + 1:
+            text = f"Only the newest {len(missed)} events can be sent again."
+            fix = f"GET /v1/sessions/{self._session.id}/events?after={last_seq}"
+            link.tell(Error(code="events_missed", message=text, fix=fix))
+        for event, data in missed:
+            link.receiver.on_event(event, data)
+
+    def _remember(self, event: ServerEvent, data: bytes) -> None:
+        self._recent.append((event.seq, event, data))
