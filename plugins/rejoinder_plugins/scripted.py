@@ -68,7 +68,7 @@ def _tts(context: ProviderContext) -> object:
     from rejoinder.testing.scripted import ScriptedTts
 
     settings = cast(ScriptedSettings, context.settings)
-    return ScriptedTts(settings.sample_rate, settings.ms_per_word, delay_s=settings.first_audio_ms / 1000)
+    return ScriptedTts(settings.sample_rate, settings.ms_per_word, delay_s=settings.first_audio_ms / 1000, timed=True)
 
 
 @hookimpl

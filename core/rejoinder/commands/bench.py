@@ -122,6 +122,7 @@ def _engine_table(results: list[Any]) -> str:
         "client cores",
         "steal",
         "stale",
+        "misheard",
         "failed",
     )
     return table(
@@ -143,6 +144,7 @@ def _engine_table(results: list[Any]) -> str:
                 figure(r.client_cores, 2),
                 figure(r.steal_cores, 2),
                 str(r.stale_frames),
+                f"{r.misheard}/{r.heard_texts}",
                 str(r.unanswered + r.unheeded_barge_ins + sum(r.errors.values())),
             )
             for r in results
@@ -158,6 +160,8 @@ def _warnings(result: Any) -> list[str]:
         found.append(f"the client itself was busy ({result.client_cores:.2f} cores): latencies include its own.")
     if result.stale_frames:
         found.append(f"{result.stale_frames} audio frames came after their clear_audio.")
+    if result.misheard:
+        found.append(f"{result.misheard} of {result.heard_texts} heard texts differ from what was played.")
     if result.unanswered:
         found.append(f"{result.unanswered} turns got no answer.")
     if result.unheeded_barge_ins:

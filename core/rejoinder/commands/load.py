@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 RATE = 16_000
 VAD_MS = 200
 """Speech, and silence, that the scripted VAD wants before it decides."""
+CONFIRM_MS = 300
+"""Speech over the agent that is judged: `interrupt_ms` of the agent."""
+WORD_MS = 60
+"""A word of the scripted TTS."""
 SPEECH_MS = 1200
 PHASES = 10
 REPORT_TICKS = 10
@@ -44,6 +48,7 @@ class _Head(msgspec.Struct):
     reply_id: str = ""
     reason: str = ""
     message: str = ""
+    heard_text: str = ""
 
 
 _head = msgspec.json.Decoder(_Head).decode
@@ -60,6 +65,8 @@ class Tally:
     stale_frames: int = 0
     unanswered: int = 0
     unheeded: int = 0
+    heard: int = 0
+    misheard: int = 0
     late_ticks: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -76,6 +83,10 @@ class LoadResult:
     stale_frames: int
     unanswered: int
     unheeded_barge_ins: int
+    heard_texts: int
+    """Interrupted replies whose `heard_text` was compared with what the client had played."""
+    misheard: int
+    """Those where it differed, be it by one word."""
     errors: dict[str, int]
     server_cores: float | None
     cpu_ms_per_session_s: float | None
@@ -108,7 +119,8 @@ class Caller:
         self._left = rng.randrange(150)
         self._turn = rng.randrange(BARGE_IN_EVERY)
         self._since = time.monotonic()
-        self._began_at = self._said_at = self._window_full_at = 0.0
+        self._began_at = self._said_at = 0.0
+        self._stopped_ms: float | None = None
         self._barging = False
         self._reply_id = ""
         self._cleared = self._finished = False
@@ -126,10 +138,10 @@ class Caller:
         now = time.monotonic()
         self._ticks += 1
         if self._state == "speak":
+            if self._left == SPEECH_MS // FRAME_MS:
+                self._began_at = now
             self.transport.send(self._binary, self._noise)
             self._left -= 1
-            if (SPEECH_MS // FRAME_MS) - self._left == VAD_MS // FRAME_MS:
-                self._window_full_at = now
             if not self._left:
                 self._said_at = now
                 self._enter("wait", now)
@@ -163,13 +175,12 @@ class Caller:
     def _speak(self, now: float) -> None:
         self._enter("speak", now)
         self._left = SPEECH_MS // FRAME_MS
-        self._began_at, self._window_full_at = now, 0.0
 
-    def _report(self) -> None:
+    def _report(self, *, at_once: bool = False) -> None:
         if not self._reply_id or not self._playhead.received_ms():
             return
         done = self._playhead.remaining_s() <= 0
-        if done or self._ticks % REPORT_TICKS == 0:
+        if done or at_once or self._ticks % REPORT_TICKS == 0:
             played = self._playhead.played_ms()
             if played != self._reported_ms and self.transport is not None:
                 self._reported_ms = played
@@ -196,11 +207,12 @@ class Caller:
         if event.type == "clear_audio":
             self._cleared = True
             self._playhead.clear()
+            self._report(at_once=True)
             if self._barging:
                 self._barging = False
-                due = self._window_full_at or self._began_at + (VAD_MS - FRAME_MS) / 1000
+                self._stopped_ms = self._playhead.played_ms()
                 if self._tally.open:
-                    self._tally.barge_in.append((now - due) * 1000)
+                    self._tally.barge_in.append((now - self._began_at) * 1000 - CONFIRM_MS)
         elif event.type == "reply.started":
             self._reply_id, self._cleared, self._finished = event.reply_id, False, False
             self._reported_ms = 0.0
@@ -209,6 +221,11 @@ class Caller:
             self._finished = True
             if event.reason != "interrupted":
                 self._barging = False
+            elif self._stopped_ms is not None and self._tally.open:
+                # A word was heard if half of it was played.
+                self._tally.heard += 1
+                self._tally.misheard += int(self._stopped_ms / WORD_MS + 0.5) != len(event.heard_text.split())
+            self._stopped_ms = None
             if self._state == "listen":
                 self._enter("pause", now)
         elif event.type == "session.started":
@@ -323,6 +340,8 @@ async def _load(url: str, sessions: int, duration: float, server: Any) -> LoadRe
         stale_frames=tally.stale_frames,
         unanswered=tally.unanswered,
         unheeded_barge_ins=tally.unheeded,
+        heard_texts=tally.heard,
+        misheard=tally.misheard,
         errors=dict(tally.errors) | ({"connection lost": lost} if lost else {}),
         server_cores=None if spent is None else round(spent / window, 3),
         cpu_ms_per_session_s=None if spent is None else round(spent * 1000 / window / sessions, 3),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rejoinder.audio import byte_count
 from rejoinder.errors import ProviderError
-from rejoinder.providers import LlmDelta, LlmRequest, TtsDelta, VadAdvice
+from rejoinder.providers import LlmDelta, LlmRequest, TtsDelta, VadAdvice, WordTime
 
 LOUD = 1_000
 """A sample at or above this (of 32767) is speech to the scripted VAD."""
@@ -152,7 +152,8 @@ class ScriptedLlm(_Loaded):
 class ScriptedTts(_Loaded):
     """A TTS provider: a tone of `ms_per_word` for each word, after `delay_s`, in pieces of `piece_ms`.
 
-    With `script`, `script(text)` gives audio, word times, pauses (float, seconds) and exceptions to raise instead.
+    `timed`: it says when each word is spoken. With `script`, `script(text)` gives audio, word times, pauses (float,
+    seconds) and exceptions to raise instead.
     `spoken` holds what it was asked for, `closed` counts the streams that were cut short.
     """
 
@@ -161,6 +162,7 @@ class ScriptedTts(_Loaded):
     piece_ms: float = 200
     delay_s: float = 0.0
     level: int = 8_000
+    timed: bool = False
     spoken: list[str] = field(default_factory=list)
     script: Callable[[str], Iterable[TtsDelta | float | Exception]] | None = None
     closed: int = 0
@@ -184,7 +186,11 @@ class ScriptedTts(_Loaded):
     def _speech(self, text: str) -> Iterable[TtsDelta | float]:
         if self.delay_s:
             yield float(self.delay_s)
-        left = len(text.split()) * self.ms_per_word
+        words = text.split()
+        if self.timed:
+            for number, word in enumerate(words):
+                yield WordTime(word, number * self.ms_per_word, (number + 1) * self.ms_per_word)
+        left = len(words) * self.ms_per_word
         while left > 0:
             yield tone(min(left, self.piece_ms), self.sample_rate, self.level)
             left -= self.piece_ms
