@@ -521,6 +521,21 @@ def test_breaking_off_in_the_middle_counts_too() -> None:
     run(main)
 
 
+@both
+def test_a_reader_that_has_enough_speaks_well_of_the_provider(hedge: bool) -> None:
+    async def main() -> None:
+        refusal = ProviderError("a", "no")
+        a = Llm([refusal], ["A", HANG], [refusal], ["A"])
+        chain = Chain(a, Llm(["B"]), hedge=hedge)
+        assert await chain.answer() == ["B"]
+        async with aclosing(chain.stream(REQUEST)) as deltas:
+            assert await anext(deltas) == "A"
+        assert await chain.answer() == ["B"]
+        assert await chain.answer() == ["A"], "these were not two failures in a row"
+
+    run(main)
+
+
 # --- speech to text -------------------------------------------------------------------------------------------
 
 
@@ -747,6 +762,39 @@ def test_the_newest_minute_is_kept() -> None:
         assert (await hearing.stream.flush())[-4:] == "end!"
         assert hearing.stream._kept is not None
         assert Hearing(Stt("a")).stream._kept is None, "nobody to keep it for"
+
+    run(main)
+
+
+def test_one_that_missed_more_than_was_kept_begins_anew() -> None:
+    async def main() -> None:
+        a, b = Stt("a", fails="flush"), Stt("b", fails="flush")
+        hearing = Hearing(a, b)
+        with pytest.raises(ProviderError):
+            await hearing.hears("old")
+        frame = b"x" * 6400
+        for _ in range(KEPT_AUDIO // len(frame) + 1):
+            hearing.stream.feed(frame)
+        b.fails = ""
+        assert await hearing.stream.flush() == "b:" + "x" * KEPT_AUDIO
+        await hearing.stream.close()
+
+    run(main)
+
+
+def test_a_recogniser_that_may_be_tried_again_waits_for_the_next_utterance() -> None:
+    async def main() -> None:
+        a, b = Stt("a", fails="flush"), Stt("b")
+        hearing = Hearing(a, b)
+        for _ in range(2):
+            await hearing.hears("one")
+        hearing.stream.reset()
+        hearing.feed("two")
+        a.fails = ""
+        await asyncio.sleep(5)
+        assert await hearing.stream.flush() == "b:two", "it has heard it as it came"
+        assert await hearing.hears("three") == "a:three"
+        await hearing.stream.close()
 
     run(main)
 

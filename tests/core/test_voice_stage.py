@@ -239,7 +239,7 @@ def test_every_provider_is_resampled_from_its_own_rate(own: int) -> None:
     async def main() -> None:
         # A whole chunk at once is cut into pieces of bounded length.
         b = ScriptedTts(sample_rate=own, script=lambda text: [tone(2500, own)])
-        voice = Mouth(plays(REFUSAL), b, rate=16_000, chunk_ms=400)
+        voice = Mouth(plays(), b, rate=16_000, chunk_ms=400)
         items = await voice.says("Hello.")
         assert ms(items, 16_000) == pytest.approx(2500, abs=1)
         assert all(len(item) <= byte_count(450, 16_000) for item in items if isinstance(item, bytes))
@@ -450,6 +450,20 @@ def test_phrases_are_in_the_voice_that_speaks_now() -> None:
         await voice.keep(["Hello."])
         assert ms(await voice.says("Hello.")) == 300
         assert voice.used == "b"
+
+    run(main)
+
+
+def test_a_phrase_rendered_by_a_stand_in_is_rendered_again() -> None:
+    async def main() -> None:
+        phrases = PhraseCache()
+        a, b = ScriptedTts(ms_per_word=100, script=lambda text: [HANG]), ScriptedTts(ms_per_word=300)
+        await Mouth(a, b, phrases=phrases).keep(["Hello."])
+        a.script = None
+        voice = Mouth(a, b, phrases=phrases)
+        assert ms(await voice.says("Hello.")) == 300, "better another voice than a wait"
+        await voice.keep(["Hello."])
+        assert ms(await voice.says("Hello.")) == 100
 
     run(main)
 
