@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from typing import Literal, NamedTuple
 
+from rejoinder.ids import new_id
 from rejoinder.providers import Message, ToolCall, WordTime
 
 _CHARS_PER_SECOND = 15.0
 """A common pace of speech; used for the chunk whose audio was cut before its length was known."""
-_CUT = "..."
+_BY_USER = "... [interrupted by the user]"
+_CUT = "... [cut off]"
+NOT_STARTED = "Cancelled: the reply was cut off before this call was executed. It has had no effect."
+"""What the model is told of a call that was never executed."""
+_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_IDEOGRAPHS}][^\w\s]*|[^\s{_IDEOGRAPHS}]+")
+"""What is heard as a whole or not at all: what stands between spaces; of Chinese and Japanese one character."""
+
+
+def without_note(content: str) -> str:
+    """The words of an assistant's message in the history, without the note that they were cut off."""
+    return content.removesuffix(_BY_USER).removesuffix(_CUT)
+
+
+class _Spoken(NamedTuple):
+    """A word: where in its segment's text it stands, and when it sounds, in ms from the segment's start."""
+
+    start: int
+    end: int
+    start_ms: float
+    end_ms: float
 
 
 @dataclass(slots=True)
@@ -23,14 +48,75 @@ class Segment:
     words: list[WordTime] = field(default_factory=list)
     """When its words are spoken, from its start, where the TTS says so."""
 
+    def spoken(self, played_ms: float) -> list[_Spoken]:
+        """The words of the text in order, with the times they have or (in proportion to their length) should have.
+
+        `played_ms`, from the segment's start, is a lower bound of what has been made of it.
+        """
+        found = [match.span() for match in _WORD.finditer(self.text)]
+        if self.end_ms is not None:
+            length = self.end_ms - self.start_ms
+        else:
+            length = max(len(self.text) / _CHARS_PER_SECOND * 1000, played_ms)
+        if self.words:
+            return self._timed(found, length)
+        per_char = length / max(1, len(self.text))
+        return [_Spoken(start, end, start * per_char, end * per_char) for start, end in found]
+
+    def _timed(self, found: list[tuple[int, int]], length: float) -> list[_Spoken]:
+        """Bring the times and the text together: equal words first, what lies between them by its order.
+
+        A TTS may time "forty two" where the text has "42", leave out words or punctuation, or cut words elsewhere.
+        """
+        timed = [
+            (_plain(match.group()), word)
+            for word in sorted(self.words, key=lambda word: word.start_ms)
+            for match in _WORD.finditer(word.text)
+        ]
+        written = [_plain(self.text[start:end]) for start, end in found]
+        matcher = SequenceMatcher(None, written, [plain for plain, _ in timed], autojunk=False)
+        spoken: list[_Spoken] = []
+        at = 0.0
+        for what, first, last, first_time, last_time in matcher.get_opcodes():
+            texts, times = found[first:last], [word for _, word in timed[first_time:last_time]]
+            if what == "equal":
+                for (start, end), word in zip(texts, times, strict=True):
+                    begin = max(at, word.start_ms)
+                    at = max(begin, word.end_ms)
+                    spoken.append(_Spoken(start, end, begin, at))
+                continue
+            unmade: list[tuple[int, int]] = []
+            if self.end_ms is None and last == len(found):
+                # What has no time yet has no audio yet.
+                texts, unmade = texts[: len(times)], texts[len(times) :]
+            if times:
+                begin, until = max(at, times[0].start_ms), max(word.end_ms for word in times)
+            else:
+                begin, until = at, timed[first_time][1].start_ms if first_time < len(timed) else length
+            per_char = max(0.0, until - begin) / max(1, sum(end - start for start, end in texts))
+            for start, end in texts:
+                at = begin + (end - start) * per_char
+                spoken.append(_Spoken(start, end, begin, at))
+                begin = at
+            spoken += [_Spoken(start, end, math.inf, math.inf) for start, end in unmade]
+        return spoken
+
+
+def _plain(word: str) -> str:
+    return "".join(filter(str.isalnum, word.casefold()))
+
 
 @dataclass(slots=True)
 class ToolRound:
-    """The tool calls a model made at once, what it `said` before them, and what each was answered."""
+    """The tool calls a model made at once, what was `said` with them (fillers, too), and what each was answered.
+
+    A call that was `started` and has no result is running, also after its reply is over.
+    """
 
     calls: tuple[ToolCall, ...]
     said: str = ""
     results: dict[str, str] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -45,7 +131,12 @@ class Entry:
     segments: list[Segment] = field(default_factory=list)
     rounds: list[ToolRound] = field(default_factory=list)
     heard_text: str = ""
+    thinking: bool = False
+    """The LLM is not done with it: there is more to say than `text`."""
     cut: bool = False
+    """Words are missing at its end: the user did not hear them, or they were never made."""
+    by_user: bool = False
+    """It was the user who cut it off."""
 
     def speak(self, text: str, start_ms: float) -> Segment:
         """Note that the audio of `text` begins at `start_ms` of the reply."""
@@ -54,37 +145,40 @@ class Entry:
         return segment
 
     def word_at(self, played_ms: float) -> float:
-        """Where in the reply, in ms, the word begins that sounds at `played_ms`."""
+        """Where in the reply, in ms, the word begins that sounds at `played_ms`; between two words `played_ms` itself.
+
+        Never after `played_ms`, and never before the chunk in which that lies. Without word times it is estimated in
+        proportion to characters. Past the end of a chunk nothing is cut, so it is `played_ms`, too.
+        """
+        for segment in self.segments:
+            if segment.start_ms <= played_ms and (segment.end_ms is None or played_ms < segment.end_ms):
+                into = played_ms - segment.start_ms
+                for word in segment.spoken(into):
+                    if word.start_ms <= into < word.end_ms:
+                        return segment.start_ms + word.start_ms
         return played_ms
 
     def heard(self, played_ms: float) -> str:
-        """The words within the first `played_ms` of the reply; within a chunk, in proportion to its audio."""
-        words = []
+        """The words within the first `played_ms` of the reply: those of which at least half was played.
+
+        That is known from the word times of the TTS, else estimated in proportion to a chunk's audio. It is always the
+        beginning of what was spoken: the texts of the segments, joined with spaces.
+        """
+        texts = []
         for segment in self.segments:
             if played_ms <= segment.start_ms:
                 break
             if segment.end_ms is not None and played_ms >= segment.end_ms:
-                words.append(segment.text)
+                texts.append(segment.text)
                 continue
-            length = (segment.end_ms or 0) - segment.start_ms
-            if segment.end_ms is None:
-                length = len(segment.text) / _CHARS_PER_SECOND * 1000
-            share = min(1.0, (played_ms - segment.start_ms) / length) if length > 0 else 1.0
-            words.append(_first_words(segment.text, share))
-        return " ".join(filter(None, words)).strip()
-
-
-def _first_words(text: str, share: float) -> str:
-    """The words of `text` that begin within the first `share` of its characters."""
-    limit = len(text) * share
-    kept, position = [], 0
-    for word in text.split():
-        position = text.index(word, position)
-        if position + len(word) / 2 > limit:
+            into, end = played_ms - segment.start_ms, 0
+            for word in segment.spoken(into):
+                if into < (word.start_ms + word.end_ms) / 2:
+                    break
+                end = word.end
+            texts.append(segment.text[:end])
             break
-        kept.append(word)
-        position += len(word)
-    return " ".join(kept)
+        return " ".join(filter(None, texts)).strip()
 
 
 class Journal:
@@ -103,21 +197,46 @@ class Journal:
             entry.state = "committed"
             self._entries.append(entry)
 
-    def finish(self, entry: Entry, heard_text: str, *, cut: bool) -> None:
-        """The reply is over; the user heard `heard_text`, not all if it was `cut`. Every tool call gets an end."""
+    def call(self, entry: Entry, calls: Iterable[ToolCall], said: str) -> ToolRound:
+        """Note that the model made `calls` after it had `said` something; in the history an id names one call.
+
+        Some servers count calls from 0 in every answer: an id that is in use (or empty) is replaced by a new one. The
+        very same call twice in one answer is one call.
+        """
+        used = {call.id for e in (*self._entries, entry) for r in e.rounds for call in r.calls} | {""}
+        own: list[ToolCall] = []
+        seen: set[ToolCall] = set()
+        for call in calls:
+            if call not in seen:
+                own.append(replace(call, id=new_id("call")) if call.id in used else call)
+            if call.id:
+                seen.add(call)
+            used.add(call.id)
+        entry.rounds.append(tool_round := ToolRound(tuple(own), said))
+        return tool_round
+
+    def finish(self, entry: Entry, heard_text: str, *, cut: bool, by_user: bool = True) -> None:
+        """The reply is over; the user heard `heard_text`. `cut`: it was stopped before its end, `by_user` or not.
+
+        The results of calls that are still running may be added later.
+        """
         if entry.state != "committed":
             return
         entry.state = "finished"
         entry.heard_text = heard_text
-        entry.cut = cut
-        for tool_round in entry.rounds:
-            for call in tool_round.calls:
-                tool_round.results.setdefault(call.id, "The call was cancelled; it may or may not have taken effect.")
+        entry.cut = cut and (entry.thinking or _weight(heard_text) < _weight(entry.text))
+        entry.by_user = cut and by_user
+
+    def last_heard(self) -> str:
+        """What the user last heard of the agent; "" before it said anything."""
+        return next((entry.heard_text for entry in reversed(self._entries) if entry.heard_text), "")
 
     def messages(self, instructions: str, limit: int, current: Entry | None = None) -> tuple[Message, ...]:
         """What the LLM is sent: the instructions, then the newest turns within about `limit` messages, then `current`.
 
-        Well-formed always: a tool result follows its call, no call is without one, a turn is never cut in two.
+        Well-formed always: a tool result follows its call, no call is without one, no id names two calls, a turn is
+        never cut in two. Where the user did not hear all of a reply, a note ends what they heard; a reply of which
+        they heard nothing is left out.
         """
         tail = _messages_of(current) if current else []
         turns: list[list[Message]] = []
@@ -137,15 +256,45 @@ class Journal:
 def _messages_of(entry: Entry) -> list[Message]:
     messages = [] if entry.user_text is None else [Message("user", entry.user_text)]
     finished = entry.state == "finished"
-    heard = deque(entry.heard_text.split())
+    note = _BY_USER if entry.by_user else _CUT
+    heard = entry.heard_text
     for tool_round in entry.rounds:
-        answered = tuple(call for call in tool_round.calls if call.id in tool_round.results)
-        said = tool_round.said.strip()
+        said = " ".join(tool_round.said.split())
         if finished:
-            said = " ".join(heard.popleft() for _ in range(min(len(heard), len(said.split()))))
-        if answered:
-            messages.append(Message("assistant", said, tool_calls=answered))
-            messages += [Message("tool", tool_round.results[call.id], tool_call_id=call.id) for call in answered]
-    if finished and heard:
-        messages.append(Message("assistant", " ".join(heard) + (_CUT if entry.cut else "")))
+            weight = _weight(said)
+            said, heard = _split(heard, weight)
+            if entry.cut and said and _weight(said) < weight:
+                said += note
+        messages.append(Message("assistant", said, tool_calls=tool_round.calls))
+        messages += [
+            Message("tool", _result(entry, tool_round, call.id), tool_call_id=call.id) for call in tool_round.calls
+        ]
+    if finished and heard.strip():
+        # All that was said before has been heard, so what is missing is missing here.
+        messages.append(Message("assistant", " ".join(heard.split()) + (note if entry.cut else "")))
     return messages
+
+
+def _result(entry: Entry, tool_round: ToolRound, call_id: str) -> str:
+    if call_id in tool_round.results:
+        return tool_round.results[call_id]
+    if call_id not in tool_round.started:
+        return NOT_STARTED
+    if entry.state != "finished":
+        return "Still running; there is no result yet."
+    who = "the user interrupted" if entry.by_user else "the reply was cut off"
+    return f"Still running when {who}; there is no result yet."
+
+
+def _weight(text: str) -> int:
+    """Its length without spaces: what is spoken differs from what was written only in these."""
+    return len("".join(text.split()))
+
+
+def _split(text: str, weight: int) -> tuple[str, str]:
+    """`text` cut in two, the first of at most this `weight`."""
+    at = 0
+    while at < len(text) and (weight or text[at].isspace()):
+        weight -= not text[at].isspace()
+        at += 1
+    return " ".join(text[:at].split()), text[at:]

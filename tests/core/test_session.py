@@ -257,23 +257,77 @@ def test_tools_run_in_parallel_and_their_results_reach_the_model() -> None:
     run_virtual(main())
 
 
-def test_a_tool_cut_off_by_an_interruption_ends_in_a_stated_way() -> None:
+def test_a_tool_without_side_effects_ends_with_its_reply_and_that_is_stated() -> None:
     async def main() -> None:
         log: list[str] = []
         llm = ScriptedLlm(say(ToolCall("a", "slow", "{}")))
-        async with pilot(llm=llm, tools=[tool("slow", log, delay_s=60)]) as user:
+        async with pilot(llm=llm, tools=[tool("slow", log, side_effects=False, delay_s=5)]) as user:
             user.write("do it")
             await user.pause(1000)
             user.command(Interrupt())
             await user.pause(100)
             assert user.events(ToolReturned)[0].status == "cancelled"
             assert user.events(ReplyFinished)[0].reason == "interrupted"
+            assert user.at(ToolReturned) <= user.at(ReplyFinished)
             user.llm.script = say("ok")
             user.write("and now?")
             await user.until(ReplyFinished, 2)
-            roles = [message.role for message in llm.requests[-1].messages]
-            assert roles == ["system", "user", "assistant", "tool", "user"]
+            history = llm.requests[-1].messages
+            assert [message.role for message in history] == ["system", "user", "assistant", "tool", "user"]
+            assert history[3].content == "Cancelled when the reply was cut off; it gave no result."
+            await user.pause(10_000)
             assert log == []
+
+    run_virtual(main())
+
+
+def test_a_tool_with_side_effects_outlives_its_reply_and_its_result_is_told_and_kept() -> None:
+    async def main() -> None:
+        log: list[str] = []
+        llm = ScriptedLlm(say(ToolCall("a", "book", "{}")))
+        async with pilot(llm=llm, tools=[tool("book", log, delay_s=5)]) as user:
+            user.session._brain.record = user.session._publish
+            user.write("book it")
+            await user.pause(1000)
+            user.command(Interrupt())
+            await user.pause(100)
+            assert user.events(ReplyFinished)[0].reason == "interrupted"
+            assert user.events(ToolReturned) == []
+            user.llm.script = say("ok")
+            user.write("and now?")
+            await user.until(ReplyFinished, 2)
+            history = llm.requests[-1].messages
+            assert [message.role for message in history] == ["system", "user", "assistant", "tool", "user"]
+            assert history[3].content == "Still running when the user interrupted; there is no result yet."
+            returned = await user.until(ToolReturned)
+            assert user.at(ToolReturned) == pytest.approx(5.0, abs=0.05)
+            assert (returned.call_id, returned.status, returned.result) == ("a", "ok", "book done")
+            assert returned.reply_id == user.events(ToolCalled)[0].reply_id
+            user.write("did it work?")
+            await user.until(ReplyFinished, 3)
+            assert llm.requests[-1].messages[3].content == "book done"
+            assert log == ["book"]
+
+    run_virtual(main())
+
+
+def test_a_slow_tool_is_covered_by_a_filler_that_is_heard_and_remembered() -> None:
+    async def main() -> None:
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            return ("It is done.",) if request.messages[-1].role == "tool" else (ToolCall("a", "book", "{}"),)
+
+        async with pilot(llm=ScriptedLlm(script), tools=[tool("book", [], delay_s=3)]) as user:
+            await user.turn(600, 1000)
+            finished = await user.until(ReplyFinished)
+            assert finished.heard_text == "One moment, please. It is done."
+            assert user.tts.spoken == ["One moment,", "please.", "It is done."]
+            first_audio = next(at for at, item in user.log if isinstance(item, bytes))
+            assert first_audio - user.at(ReplyStarted) == pytest.approx(1.5, abs=0.05)
+            assert user.llm.requests[-1].messages[2] == Message(
+                "assistant", "One moment, please.", (ToolCall("a", "book", "{}"),)
+            )
+            contents = [message.content for message in user.session.journal.messages("", 10)]
+            assert contents == ["hello there", "One moment, please.", "book done", "It is done."]
 
     run_virtual(main())
 

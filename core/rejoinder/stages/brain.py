@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
-from rejoinder.ids import new_id
-from rejoinder.journal import Entry, Journal, ToolRound
+from rejoinder.journal import NOT_STARTED, Entry, Journal, ToolRound
 from rejoinder.providers import LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
 from rejoinder.stages.chain import LlmChain
-from rejoinder.tools import run_tool
+from rejoinder.tools import CUT_OFF, Ledger, Spawn, ToolResult, run_tool
+
+_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*\Z")
+_NEXT_FILLER = 3
+"""Each filler comes this many times as late as the one before it."""
+
+Tell = Callable[[ServerEvent], None]
+Committed = Callable[[], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Brain:
     """What an agent thinks with; shared by all replies of a session."""
 
@@ -26,20 +32,37 @@ class Brain:
     tools: Mapping[str, Tool]
     journal: Journal
     context: ToolContext
-    spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    spawn: Spawn
     """`spawn(work, name)` runs work that outlives its reply; the session waits for it at its end, or cancels it."""
+    record: Tell | None = None
+    """Publishes what happened, also after the reply is over (None: nobody wants to know then)."""
+    ledger: Ledger = field(init=False)
 
-    async def think(
-        self, entry: Entry, committed: Callable[[], Awaitable[object]], tell: Callable[[ServerEvent], None]
-    ) -> AsyncGenerator[str, None]:
-        """The text of the reply to `entry`, piece by piece.
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.tools, self.context, self.agent.tool_timeout_ms / 1000, self.spawn)
 
-        A tool with side effects waits for `committed()`. `tell` gets `ToolCalled` and `ToolReturned`.
+    async def prefill(self, user_text: str) -> None:
+        """Let the LLM read the prompt that a reply to `user_text` will have; that may still grow."""
+        entry = self.journal.propose("", "", user_text)
+        messages = self.journal.messages(self.agent.instructions, self.agent.history_messages, entry)
+        schemas = tuple(tool.schema() for tool in self.tools.values()) if self.agent.max_tool_rounds else ()
+        await self.llm.prefill(LlmRequest(messages, schemas, self.agent.max_tokens, self.agent.temperature))
+
+    async def think(self, entry: Entry, committed: Committed, tell: Tell) -> AsyncGenerator[str, None]:
+        """The text of the reply to `entry`, piece by piece; whoever reads it adds it to `entry.text` at once.
+
+        A tool with side effects waits for `committed()`, and then runs to its end whatever becomes of the reply. Its
+        result goes into the journal. The others end with the reply. While tools are slow, a committed reply that said
+        nothing before them says the agent's fillers.
+
+        `tell` gets the `ToolCalled` and `ToolReturned` of a reply that is not committed yet, `record` all others.
 
         Raises (while iterating):
             ProviderError: the LLM failed.
         """
+        entry.thinking = True
         schemas = tuple(tool.schema() for tool in self.tools.values())
+        fillers = iter(self.agent.fillers)
         for round_number in range(self.agent.max_tool_rounds + 1):
             request = LlmRequest(
                 self.journal.messages(self.agent.instructions, self.agent.history_messages, entry),
@@ -57,41 +80,135 @@ class Brain:
                     elif delta:
                         yield delta
             if not calls:
+                break
+            if entry.state == "finished" or _cancelled():
+                # A provider swallowed the cancellation of this reply: nobody wants these calls any more.
                 return
             said = entry.text[before:]
             if said and not said[-1].isspace():
-                yield " "
-            await self._run(calls, said, entry, committed, tell)
+                yield _pause_after(said)
+            async with aclosing(self._run(calls, said, entry, committed, tell, fillers)) as spoken:
+                async for filler in spoken:
+                    yield filler
+        entry.thinking = False
 
     async def _run(
         self,
         calls: list[ToolCall],
         said: str,
         entry: Entry,
-        committed: Callable[[], Awaitable[object]],
-        tell: Callable[[ServerEvent], None],
-    ) -> None:
-        # Some servers count calls from 0 in every answer; within a reply an id must name one call.
-        used = {call.id for tool_round in entry.rounds for call in tool_round.calls}
-        calls = [replace(call, id=new_id("call")) if call.id in used else call for call in calls]
-        tool_round = ToolRound(tuple(calls), said)
-        entry.rounds.append(tool_round)
+        committed: Committed,
+        tell: Tell,
+        fillers: Iterator[str],
+    ) -> AsyncGenerator[str, None]:
+        """Run `calls` side by side until all have ended; what is said meanwhile."""
+        tool_round = self.journal.call(entry, calls, said)
 
-        async def run(call: ToolCall) -> None:
-            tool = self.tools.get(call.name)
-            if tool is None or tool.side_effects:
-                await committed()
-            tell(ToolCalled(reply_id=entry.reply_id, call_id=call.id, name=call.name, arguments=call.arguments))
-            returned = ToolReturned(
-                reply_id=entry.reply_id, call_id=call.id, name=call.name, status="cancelled", result=""
+        def report(event: ServerEvent) -> None:
+            # What happens while the turn is undecided may still have to leave no trace.
+            (tell if entry.state == "proposed" or self.record is None else self.record)(event)
+
+        def end(call: ToolCall, result: ToolResult) -> None:
+            tool_round.results[call.id] = result.text
+            report(
+                ToolReturned(
+                    reply_id=entry.reply_id,
+                    call_id=call.id,
+                    name=call.name,
+                    status=result.status,
+                    result=result.text,
+                )
             )
+
+        for call in tool_round.calls:
+            report(ToolCalled(reply_id=entry.reply_id, call_id=call.id, name=call.name, arguments=call.arguments))
+        work = {
+            asyncio.create_task(self._call(call, tool_round, entry, committed, end), name=f"call of {call.name}")
+            for call in tool_round.calls
+        }
+        try:
+            if not said.strip():
+                async with aclosing(self._cover(work, tool_round, committed, fillers)) as spoken:
+                    async for filler in spoken:
+                        yield filler
+            await asyncio.wait(work)
+        finally:
+            for task in work:
+                task.cancel()
+            try:
+                await asyncio.wait(work)
+            finally:
+                for call in tool_round.calls:
+                    if call.id not in tool_round.started:
+                        end(call, ToolResult("cancelled", NOT_STARTED))
+        for task in work:
+            task.result()
+
+    async def _call(
+        self,
+        call: ToolCall,
+        tool_round: ToolRound,
+        entry: Entry,
+        committed: Committed,
+        end: Callable[[ToolCall, ToolResult], None],
+    ) -> None:
+        tool = self.tools.get(call.name)
+        if tool is None or not tool.side_effects:
+            tool_round.started.add(call.id)
+            result = CUT_OFF
             try:
                 result = await run_tool(self.tools, call, self.context, self.agent.tool_timeout_ms / 1000)
-                tool_round.results[call.id] = returned.result = result.text
-                returned.status = result.status
             finally:
-                tell(returned)
+                end(call, result)
+            return
+        await committed()
+        executing = self.ledger.execute(call, entry.reply_id, lambda result: end(call, result))
+        if executing is not None:
+            tool_round.started.add(call.id)
+            # Not awaited itself: to be cancelled with the reply must not cancel it.
+            await asyncio.wait({executing})
 
-        async with asyncio.TaskGroup() as group:
-            for call in calls:
-                group.create_task(run(call))
+    async def _cover(
+        self, work: set[asyncio.Task[None]], tool_round: ToolRound, committed: Committed, fillers: Iterator[str]
+    ) -> AsyncGenerator[str, None]:
+        """The fillers for `work`: each once it has lasted so long, from the commit on, and is not done."""
+        after_ms = self.agent.filler_after_ms
+        if after_ms is None:
+            return
+        await _first_of(committed, work)
+        waited_ms, due_ms = 0, after_ms
+        while True:
+            _, pending = await asyncio.wait(work, timeout=(due_ms - waited_ms) / 1000)
+            if not pending or not (filler := next(fillers, "").strip()):
+                return
+            tool_round.said += filler + " "
+            yield filler + _pause_after(filler)
+            waited_ms, due_ms = due_ms, due_ms * _NEXT_FILLER
+
+
+async def _first_of(committed: Committed, work: set[asyncio.Task[None]]) -> None:
+    """Until the reply is committed or all of `work` is done."""
+
+    async def wait() -> None:
+        await committed()
+
+    opened = asyncio.create_task(wait(), name="commit")
+    pending = work
+    try:
+        while pending and not opened.done():
+            _, pending = await asyncio.wait({opened, *pending}, return_when=asyncio.FIRST_COMPLETED)
+            pending = pending - {opened}
+    finally:
+        opened.cancel()
+        await asyncio.wait({opened})
+
+
+def _cancelled() -> bool:
+    """Whether the current task was to stop, and somebody swallowed that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _pause_after(text: str) -> str:
+    """What lets `text` be spoken at once: behind a sentence a space, behind anything else a new line."""
+    return " " if _SENTENCE_END.search(text) else "\n"
