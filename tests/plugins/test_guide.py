@@ -21,6 +21,7 @@ from rejoinder.providers import (
     LlmProvider,
     LlmRequest,
     Message,
+    Prefilling,
     ProviderContext,
     ToolCall,
     ToolContext,
@@ -863,3 +864,45 @@ def test_other_failures_of_the_warm_up_are_told() -> None:
 def test_it_is_registered() -> None:
     (offer,) = guide.register_providers()
     assert (offer.kind, offer.name, offer.settings().fallback) == ("llm", "guide", "llamacpp")  # type: ignore[attr-defined]
+
+
+class Reading(Scripted):
+    """A fallback that can read ahead."""
+
+    def __init__(self) -> None:
+        super().__init__(FALLBACK)
+        self.read: list[LlmRequest] = []
+
+    async def prefill(self, request: LlmRequest) -> None:
+        self.read.append(request)
+
+
+def test_what_no_rule_answers_is_prefilled_by_the_fallback() -> None:
+    async def run() -> None:
+        fallback = Reading()
+        brain = make(fallback)
+        await brain.warm_up()
+        assert isinstance(brain, Prefilling)
+        call = ToolCall("c1", "clock", "{}")
+        past = (*user("what time is it"), Message("assistant", "", (call,)), Message("tool", "noon", tool_call_id="c1"))
+        for text in ("", "why is", "what time is it", "why is the sky"):
+            await brain.prefill(LlmRequest((SYSTEM, *past, *user(text)), TOOLS, 20, 0.5))
+        await brain.prefill(LlmRequest((SYSTEM, *past), TOOLS))
+        await brain.prefill(LlmRequest(()))
+        assert [request.messages[-1].content for request in fallback.read] == ["", "why is", "why is the sky"]
+        async with aclosing(
+            brain.stream(LlmRequest((SYSTEM, *past, *user("why is the sky")), TOOLS, 20, 0.5))
+        ) as stream:
+            assert [delta async for delta in stream] == [FALLBACK]
+        assert fallback.read[-1] == fallback.requests[-1]
+
+    asyncio.run(run())
+
+
+def test_a_fallback_that_cannot_prefill_is_not_asked_to() -> None:
+    async def run() -> None:
+        for brain in (make(Scripted(FALLBACK)), make(name=None)):
+            await brain.warm_up()
+            await brain.prefill(LlmRequest((SYSTEM, *user("why is")), TOOLS))
+
+    asyncio.run(run())

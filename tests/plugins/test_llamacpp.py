@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,18 @@ import pytest
 
 from rejoinder.errors import ConfigError, ProviderError, ProviderRejected
 from rejoinder.models import ModelCache
-from rejoinder.providers import LlmDelta, LlmRequest, Message, ProviderContext, ToolCall, ToolSchema
+from rejoinder.providers import LlmDelta, LlmRequest, Message, Prefilling, ProviderContext, ToolCall, ToolSchema
 from rejoinder.settings import Settings
-from rejoinder_plugins.llm.llamacpp import MODEL, LlamaCppProvider, LlamaCppSettings
+from rejoinder_plugins.llm.llamacpp import (
+    BATCH,
+    FIRST_TOKENS,
+    KEEP_S,
+    MODEL,
+    LlamaCppProvider,
+    LlamaCppSettings,
+    _Place,
+    _Slots,
+)
 
 SYSTEM = Message("system", "You are a helpful voice assistant. Answer in one short sentence.")
 FRANCE = LlmRequest((SYSTEM, Message("user", "What is the capital of France?")))
@@ -29,9 +38,16 @@ WEATHER = ToolSchema(
 async def provider(loaded: bool = True, server: Any = None, **settings: Any) -> AsyncIterator[LlamaCppProvider]:
     unused: Any = None
     given = msgspec.convert(settings, LlamaCppSettings)
-    with ThreadPoolExecutor(given.parallel) as executor:
+    with ExitStack() as stack:
+        pools: dict[str, ThreadPoolExecutor] = {}
+
+        def pool(name: str, workers: int) -> ThreadPoolExecutor:
+            if name not in pools:
+                pools[name] = stack.enter_context(ThreadPoolExecutor(workers))
+            return pools[name]
+
         cache = ModelCache(Settings().models_dir, {MODEL.name: MODEL})
-        made = LlamaCppProvider(ProviderContext(given, cache, lambda *_: executor, unused))
+        made = LlamaCppProvider(ProviderContext(given, cache, pool, unused))
         made._server = server
         if loaded and server is None:
             await made.warm_up()
@@ -371,3 +387,294 @@ def test_it_is_asked_only_once_loaded() -> None:
                 await ask(llm, FRANCE)
 
     asyncio.run(run())
+
+
+def about(text: str) -> LlmRequest:
+    return LlmRequest((SYSTEM, Message("user", text)))
+
+
+class Watched:
+    """The real engine; keeps the progress of each request's prompt: (tokens from the cache, read, in all)."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.slots: list[int] = []
+        self.read: list[list[tuple[int, int, int]]] = []
+
+    def handle_chat_completions(self, body: dict[str, Any], on_chunk: Callable[[Any], bool]) -> None:
+        steps: list[tuple[int, int, int]] = []
+        self.slots.append(body["id_slot"])
+        self.read.append(steps)
+
+        def watch(chunk: Any) -> bool:
+            for each in chunk if isinstance(chunk, list) else [chunk]:
+                if progress := each.get("prompt_progress"):
+                    steps.append((progress["cache"], progress["processed"], progress["total"]))
+            return on_chunk(chunk)
+
+        self.server.handle_chat_completions(body, watch)
+
+    def new_tokens(self, request: int = -1) -> int:
+        cached, _, total = self.read[request][0]
+        return total - cached
+
+
+@pytest.mark.models
+def test_a_prefilled_prompt_is_not_read_again() -> None:
+    async def run() -> None:
+        async with provider() as llm:
+            assert isinstance(llm, Prefilling)
+            engine = llm._server = Watched(llm._server)
+            for text in ("", "Could you", "Could you tell me what", "Could you tell me what the capital of France"):
+                await llm.prefill(about(text))
+            # The new words, and the end of the template: the end of the turn and the beginning of the answer.
+            assert [engine.new_tokens(i) < 14 for i in range(4)] == [False, True, True, True]
+            assert await ask(llm, about("Could you tell me what the capital of France is?"))
+            assert engine.new_tokens() < 9
+            assert engine.read[-1][0][2] > 30
+            await llm.prefill(about("And of Italy?"))
+            assert await ask(llm, about("And of Italy?"))
+            assert engine.new_tokens() == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
+def test_the_system_prompt_alone_can_be_prefilled() -> None:
+    async def run() -> None:
+        async with provider() as llm:
+            engine = llm._server = Watched(llm._server)
+            await llm.prefill(LlmRequest((SYSTEM,)))
+            await ask(llm, FRANCE)
+            assert engine.new_tokens() < 16
+            assert engine.new_tokens(0) > 20
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
+def test_conversations_at_once_keep_what_was_prefilled_for_them() -> None:
+    async def run() -> None:
+        async with provider() as llm:
+            engine = llm._server = Watched(llm._server)
+            one = "Would you please send me a large pizza with mushrooms and olives"
+            other = "Where is the next station and when does the last train to London leave"
+            for count in range(4, 14):
+                await llm.prefill(about(" ".join(one.split()[:count])))
+                await llm.prefill(about(" ".join(other.split()[:count])))
+            assert len(set(engine.slots[::2])) == len(set(engine.slots[1::2])) == 1
+            assert set(engine.slots) == {0, 1}
+            await asyncio.gather(ask(llm, about(one + "?")), ask(llm, about(other + "?")))
+            assert engine.new_tokens(-1) < 9
+            assert engine.new_tokens(-2) < 9
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
+def test_an_answer_ends_a_prefill_after_the_step_it_is_at() -> None:
+    async def run() -> None:
+        async with provider() as llm:
+            await llm.prefill(about(""))
+            engine = llm._server = Watched(llm._server)
+            reading = asyncio.create_task(llm.prefill(about("word " * 500)))
+            await until(lambda: bool(engine.read and len(engine.read[0]) > 2))
+            steps = len(engine.read[0])
+            assert await ask(llm, about("word word word?"))
+            await reading
+            assert len(engine.read) == 2
+            assert len(engine.read[0]) <= steps + 2
+            assert engine.new_tokens(1) < 12  # what it had read by then is of use
+            assert all(b[1] - a[1] <= BATCH for a, b in zip(engine.read[0], engine.read[0][1:], strict=False))
+
+    asyncio.run(run())
+
+
+class Held(Engine):
+    """Comes to a halt in the middle of each prompt until it is let; runs out then."""
+
+    def __init__(self, *chunks: Any) -> None:
+        super().__init__(*chunks)
+        self.may_go = threading.Event()
+        self.stopped: list[bool] = []
+
+    def handle_chat_completions(self, body: dict[str, Any], on_chunk: Any) -> None:
+        self.bodies.append(body)
+        assert self.may_go.wait(10)
+        self.stopped.append(on_chunk({"prompt_progress": {"total": 9, "cache": 0, "processed": 8}}))
+        if not self.stopped[-1]:
+            for chunk in self.chunks:
+                on_chunk(delta(content=chunk))
+
+    def said(self) -> list[str]:
+        return [body["messages"][-1]["content"] for body in self.bodies]
+
+
+def test_the_newest_prefill_replaces_those_that_wait() -> None:
+    async def run() -> None:
+        engine = Held()
+        async with provider(server=engine, model="other.gguf") as llm:
+            reading = [asyncio.create_task(llm.prefill(about("a")))]
+            await until(lambda: len(engine.bodies) == 1)
+            reading += [asyncio.create_task(llm.prefill(about(text))) for text in ("a b", "x", "a b c", "x y", "x y z")]
+            await asyncio.sleep(0)
+            engine.may_go.set()
+            await asyncio.gather(*reading)
+            assert engine.said() == ["a", "a b c", "x y z"]
+            assert [body["max_tokens"] for body in engine.bodies] == [0] * 3
+            assert llm._prefills == []
+
+            # Unrelated ones are not hoarded either: `parallel` wait.
+            engine.may_go.clear()
+            reading = [asyncio.create_task(llm.prefill(about(letter))) for letter in "abcdef"]
+            await asyncio.sleep(0)
+            engine.may_go.set()
+            await asyncio.gather(*reading)
+            assert engine.said()[3:] == ["a", "e", "f"]
+
+    asyncio.run(run())
+
+
+def test_a_prefill_waits_for_the_first_words_of_an_answer_but_not_for_all_of_it() -> None:
+    class Spoken(Engine):
+        def handle_chat_completions(self, body: dict[str, Any], on_chunk: Any) -> None:
+            self.bodies.append(body)
+            if body["max_tokens"]:
+                for at in range(20):
+                    if at in gates:
+                        reached[at].set()
+                        assert gates[at].wait(10)
+                    on_chunk(delta(content="word "))
+
+    gates = {2: threading.Event(), FIRST_TOKENS + 4: threading.Event()}
+    reached = {at: threading.Event() for at in gates}
+
+    async def run() -> None:
+        engine = Spoken()
+        async with provider(server=engine, model="other.gguf") as llm, aclosing(llm.stream(FRANCE)) as answer:
+            await anext(answer)
+            await until(reached[2].is_set)
+            reading = asyncio.create_task(llm.prefill(about("something else")))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not reading.done()
+            assert len(engine.bodies) == 1
+            gates[2].set()
+            await reading  # the answer is at its gate, unread
+            assert len(engine.bodies) == 2
+            gates[FIRST_TOKENS + 4].set()
+            assert len([each async for each in answer]) == 19
+
+    asyncio.run(run())
+
+
+def test_a_prefill_takes_no_thread_and_no_slot_of_answers_and_an_answer_can_take_its() -> None:
+    async def run() -> None:
+        engine = Held("ok")
+        async with provider(server=engine, model="other.gguf", parallel=1) as llm:
+            reading = asyncio.create_task(llm.prefill(about("a b c")))
+            await until(lambda: len(engine.bodies) == 1)
+            answering = asyncio.create_task(ask(llm, about("a b c d")))
+            await until(lambda: len(engine.bodies) == 2)  # at the engine, though the prefill is still in its step
+            assert [body["id_slot"] for body in engine.bodies] == [0, 0]
+            await reading
+            engine.may_go.set()
+            assert await answering == ["ok"]
+            assert sorted(engine.stopped) == [False, True]
+            # A waiting prefill that the answer goes beyond is not read after it.
+            engine.may_go.clear()
+            answering = asyncio.create_task(ask(llm, about("one")))
+            await until(lambda: len(engine.bodies) == 3)
+            waiting = asyncio.create_task(llm.prefill(about("two")))
+            await asyncio.sleep(0)
+            assert len(llm._prefills) == 1
+            next_answer = asyncio.create_task(ask(llm, about("two three")))
+            await until(lambda: len(llm._streams) == 2)
+            engine.may_go.set()
+            assert await answering == await next_answer == ["ok"]
+            await waiting
+            assert engine.said()[2:] == ["one", "two three"]
+
+    asyncio.run(run())
+
+
+def test_a_prefill_without_a_free_slot_is_given_up() -> None:
+    async def run() -> None:
+        engine = Engine(*["word "] * 40)
+        async with provider(server=engine, model="other.gguf", parallel=1) as llm:
+            assert llm._slots.take("somebody", _Place("", "")) == 0
+            await llm.prefill(about("a"))
+            assert engine.bodies == []
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_prefill_stops_the_engine_and_the_next_one_is_read() -> None:
+    async def run() -> None:
+        engine = Held()
+        async with provider(server=engine, model="other.gguf") as llm:
+            reading = asyncio.create_task(llm.prefill(about("a")))
+            await until(lambda: len(engine.bodies) == 1)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            later = asyncio.create_task(llm.prefill(about("b")))
+            await asyncio.sleep(0)
+            engine.may_go.set()
+            await later
+            assert engine.stopped == [True, False]
+
+    asyncio.run(run())
+
+
+def test_a_prefill_never_fails() -> None:
+    refusal = {"error": {"code": 400, "message": "too long", "type": "exceed_context_size_error"}}
+
+    async def run() -> None:
+        for engine in (Engine(RuntimeError("out of memory")), Engine(ValueError("template")), Engine(refusal)):
+            async with provider(server=engine, model="other.gguf") as llm:
+                await llm.prefill(FRANCE)
+                assert len(engine.bodies) == 1
+                await llm.prefill(LlmRequest(()))
+                assert [message["role"] for message in engine.bodies[1]["messages"]] == ["user"]
+        async with provider(loaded=False) as llm:
+            await llm.prefill(FRANCE)
+
+    asyncio.run(run())
+
+
+def test_which_slot_a_request_gets() -> None:
+    now = 100.0
+    slots = _Slots(2, lambda: now)
+
+    def take(text: str, *, prefill: bool = True, lasting: str | None = None) -> int | None:
+        place = _Place(text, text if lasting is None else lasting, prefill)
+        slot = slots.take(place, place)
+        slots.release(place, place)
+        return slot
+
+    one, other = "system: hello, would you please", "system: what is the capital"
+    assert [take(one), take(other), take(one + " send"), take(other + " of"), take(one[:-6] + "send me")] == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
+    # An answer whose conversation is not kept leaves only the system prompt: anybody's.
+    assert take(other + " of France?", prefill=False, lasting="system: ") == 1
+    assert take("system: please") == 1
+    # A long conversation is not thrown away for a new one, until it has been silent for long.
+    long = one + " and so on" * 20
+    assert take(long) == 0
+    assert take("another conversation, not as long") == 1
+    assert take(long + " more") == 0
+    assert take("another conversation, not as long as that") == 1
+    now += KEEP_S + 1
+    assert take("system: the third") == 0
+    # Two at work leave none for a prefill.
+    held = [_Place(text, text) for text in ("a", "b")]
+    assert sorted(str(slots.take(place, place)) for place in held) == ["0", "1"]
+    assert take("c") is None
+    slots.release(held[0], held[0])
+    assert take("c") is not None

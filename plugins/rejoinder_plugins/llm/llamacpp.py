@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import logging
 import math
 import os
 import secrets
+import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
@@ -37,8 +41,19 @@ MODEL = ModelFile(
     licence="Apache-2.0",
     embedded=True,
 )
-BATCH = 64
-"""Prompt tokens per step. A request can only be cancelled between two; larger steps are no faster on a CPU."""
+log = logging.getLogger(__name__)
+BATCH = 8
+"""Prompt tokens per step. A request can only be cancelled between two, and an answer that is being generated gets one
+token per step (8 take 60 ms on one core). Steps of 64 are only 4 % faster on a CPU."""
+FIRST_TOKENS = 8
+"""An answer's first words: until they are there, nothing is prefilled beside it."""
+KEEP_S = 60.0
+"""A conversation that has been silent for longer may lose its place in the cache to any other."""
+REVISED = 16
+"""A prompt that takes back no more characters than this is taken for the same turn, heard better."""
+CACHE_MIB = 256
+"""Memory for prompts that lost their place; the engine copies them back instead of reading them anew. Its own default
+of 8 GiB would look like a leak. SmolLM2 takes 23 KiB a token."""
 
 
 class LlamaCppSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,6 +101,9 @@ class LlamaCppProvider:
         self._server: Any = None
         self._loading = asyncio.Lock()
         self._streams: set[_Stream] = set()
+        self._prefills: list[_Prefill] = []
+        self._prefilling = asyncio.Lock()
+        self._slots = _Slots(self.settings.parallel)
 
     async def warm_up(self) -> None:
         """Load the model and run it once; a second call waits for the first and loads nothing.
@@ -113,7 +131,12 @@ class LlamaCppProvider:
             raise ProviderError(NAME, "is not loaded.", code="not_ready", fix="Call warm_up() first.")
         body = self._body(request)
         reader = _Reader([tool["function"]["name"] for tool in body.get("tools", ())])
-        stream = _Stream(self._server, body)
+        text = _prompt_text(body)
+        for prefill in tuple(self._prefills):
+            if prefill.stream is not None or text.startswith(prefill.text):
+                prefill.give_up()  # what it has read is of use all the same, and stays
+        lasting = _prompt_text(body, system_only=True) if self.settings.history == 0 else text
+        stream = _Stream(self._server, body, self._slots, _Place(text, lasting))
         self._streams.add(stream)
         try:
             stream.start(self._executor())
@@ -130,10 +153,55 @@ class LlamaCppProvider:
             self._streams.discard(stream)
             stream.cancel()
 
+    async def prefill(self, request: LlmRequest) -> None:
+        """Read the prompt of `request` into the cache, where the request that goes on from there will find it.
+
+        One is read at a time, in a thread and a slot that no answer is waiting for, and not while an answer is at its
+        prompt or first words: a stream that starts ends it after the step (`BATCH`) it is at. What was read by then
+        stays. At most `parallel` calls wait; one whose prompt a newer call continues is given up for that.
+        """
+        if self._server is None:
+            return
+        messages = request.messages
+        if not messages or messages[-1].role != "user":  # some templates refuse a conversation without a user
+            messages = (*messages, Message("user", ""))
+        body = self._body(dataclasses.replace(request, messages=messages))
+        body["max_tokens"] = 0
+        prefill = _Prefill(_prompt_text(body))
+        for other in tuple(self._prefills):
+            if other.stream is None and prefill.text.startswith(other.text):
+                other.give_up()
+        waiting = [other for other in self._prefills if other.stream is None and not other.given_up]
+        for other in waiting[: max(0, len(waiting) + 1 - self.settings.parallel)]:
+            other.give_up()
+        self._prefills.append(prefill)
+        try:
+            async with self._prefilling:
+                while busy := [stream for stream in self._streams if not stream.served.is_set()]:
+                    await busy[0].served.wait()
+                if self._server is not None and not prefill.given_up:
+                    await self._read(prefill, body)
+        except (ProviderError, RuntimeError) as error:  # RuntimeError: the pool is closed
+            log.debug("a prompt could not be prefilled: %s", error)
+        finally:
+            self._prefills.remove(prefill)
+
+    async def _read(self, prefill: _Prefill, body: dict[str, Any]) -> None:
+        place = _Place(prefill.text, prefill.text, prefill=True)
+        stream = prefill.stream = _Stream(self._server, body, self._slots, place)
+        try:
+            stream.start(self._context.executor(f"{NAME} prefill", 1))
+            async for _ in stream:
+                pass
+        finally:
+            stream.cancel()
+
     async def close(self) -> None:
         """Stop what is running and free the model."""
         for stream in tuple(self._streams):
             stream.cancel()
+        for prefill in tuple(self._prefills):
+            prefill.give_up()
         self._server = None
 
     def _executor(self) -> Executor:
@@ -160,7 +228,9 @@ class LlamaCppProvider:
         params.model.path = str(path)
         params.n_ctx = self.settings.n_ctx
         params.n_parallel = self.settings.parallel
-        params.n_batch = params.n_ubatch = BATCH
+        # A step holds the next token of every answer, too; prompts get what is left of it.
+        params.n_batch = params.n_ubatch = max(BATCH, 2 * self.settings.parallel)
+        params.cache_ram_mib = CACHE_MIB
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.settings.threads
         # Threads that wait for the next step sleep instead of spinning: the cores are wanted by STT and TTS.
         params.cpuparams.poll = params.cpuparams_batch.poll = 0
@@ -204,6 +274,83 @@ class LlamaCppProvider:
         return body
 
 
+@dataclasses.dataclass(slots=True)
+class _Prefill:
+    """A prompt to read ahead: `text` of it as far as it is known, `stream` once it is being read."""
+
+    text: str
+    stream: _Stream | None = None
+    given_up: bool = False
+
+    def give_up(self) -> None:
+        """Do not read it, or stop reading after this step."""
+        self.given_up = True
+        if self.stream is not None:
+            self.stream.cancel()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """What a request wants of a slot: `text` is its prompt, `lasting` what the conversation's next one begins with."""
+
+    text: str
+    lasting: str
+    prefill: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class _Slot:
+    """One of the engine's caches: the prompt it holds, who is at work in it, and when it was last taken."""
+
+    id: int
+    text: str = ""
+    holder: object | None = None
+    prefilling: bool = False
+    taken_at: float = -math.inf
+
+
+class _Slots:
+    """Which request goes to which of the engine's slots, so that conversations at once keep their caches apart.
+
+    The engine's own choice is the slot that shares most with the prompt. With one system prompt for all, that is often
+    the one which holds what somebody else is just saying. Used from the threads that run requests.
+    """
+
+    def __init__(self, count: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = [_Slot(i) for i in range(count)]
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def take(self, holder: object, place: _Place) -> int | None:
+        """The free slot where the least is to be read, by this or by another conversation; None if there is none.
+
+        An answer may have that of a prefill, too, which has been given up: the engine lets the answer wait for its end.
+        """
+        with self._lock:
+            now = self._clock()
+            free = [s for s in self._slots if s.holder is None or (s.prefilling and not place.prefill)]
+            if not free:
+                return None
+
+            def cost(slot: _Slot) -> tuple[int, float]:
+                shared = _common(slot.text, place.text)
+                others = len(slot.text) - shared > REVISED and now - slot.taken_at < KEEP_S
+                # What somebody else would have to read again counts as if this one had nothing to share with the slot.
+                return len(place.text) - shared + others * len(place.text), slot.taken_at
+
+            slot = min(free, key=cost)
+            slot.holder, slot.prefilling = holder, place.prefill
+            slot.text, slot.taken_at = place.text, now
+            return slot.id
+
+    def release(self, holder: object, place: _Place) -> None:
+        """The request of `holder` is over."""
+        with self._lock:
+            for slot in self._slots:
+                if slot.holder is holder:
+                    slot.holder, slot.prefilling, slot.text = None, False, place.lasting
+
+
 class _Stream:
     """The bridge from a generation, in a thread of the pool, to the event loop.
 
@@ -211,16 +358,20 @@ class _Stream:
     thread. `max_tokens` bounds what lies here unread.
     """
 
-    def __init__(self, server: Any, body: dict[str, Any]) -> None:
+    def __init__(self, server: Any, body: dict[str, Any], slots: _Slots, place: _Place) -> None:
         self._server = server
         self._body = body
+        self._slots = slots
+        self._place = place
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._items: deque[dict[str, Any] | RejoinderError | None] = deque()
         self._cancelled = False
-        self._begun = False
+        self._begun = 0
         self._too_long: ProviderError | None = None
         self._future: Future[None] | None = None
+        self.served = asyncio.Event()
+        """Its first words are there, or it is over."""
 
     def start(self, executor: Executor) -> None:
         """Queue the generation for a thread of the pool."""
@@ -248,6 +399,13 @@ class _Stream:
         return item
 
     def _run(self) -> None:
+        if self._cancelled:
+            return
+        slot = self._slots.take(self, self._place)
+        if slot is None and self._place.prefill:
+            self._send(None)
+            return
+        self._body = {**self._body, "id_slot": -1 if slot is None else slot}
         try:
             self._server.handle_chat_completions(self._body, self._on_chunk)
             # Cut here, in the thread: a refused request that queued anew would wait for all the others once more.
@@ -260,6 +418,8 @@ class _Stream:
             wrong = isinstance(error, ValueError)
             kind = ProviderRejected if wrong else ProviderError
             self._send(kind(NAME, str(error), code="bad_request" if wrong else "llm_failed"))
+        finally:
+            self._slots.release(self, self._place)
 
     def _on_chunk(self, chunk: Any) -> bool:
         """Called by the engine for each token; True makes it stop."""
@@ -267,7 +427,7 @@ class _Stream:
             if self._cancelled:
                 return True
             if "error" not in each:
-                self._begun = self._begun or "prompt_progress" not in each
+                self._begun += "prompt_progress" not in each
                 self._send(each)
                 continue
             failure = _failure(each["error"])
@@ -284,6 +444,8 @@ class _Stream:
     def _deliver(self, item: dict[str, Any] | RejoinderError | None) -> None:
         self._items.append(item)
         self._ready.set()
+        if self._begun > FIRST_TOKENS or not isinstance(item, dict):
+            self.served.set()
 
 
 class _Reader:
@@ -369,6 +531,25 @@ def _newer_half(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not turns:
         return []
     return system + rest[next((i for i in turns if 2 * i >= len(rest)), turns[-1]) :]
+
+
+def _prompt_text(body: dict[str, Any], *, system_only: bool = False) -> str:
+    """What the prompt of `body` is made of, up to where its last message may still grow: to compare prompts by."""
+    parts = [json.dumps(body["tools"])] if "tools" in body else []
+    for message in body["messages"]:
+        if message["role"] == "system" or not system_only:
+            calls = json.dumps(message["tool_calls"]) if "tool_calls" in message else ""
+            parts.append(f"{message['role']}\0{calls}{message['content']}")
+    return "\0".join(parts)
+
+
+def _common(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: a loop over the characters of a long conversation takes milliseconds
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _message(message: Message) -> dict[str, Any]:

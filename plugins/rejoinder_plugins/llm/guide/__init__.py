@@ -13,7 +13,16 @@ import msgspec
 from rejoinder.errors import ConfigError, MissingDependency, MissingModel, RejoinderError
 from rejoinder.hookspecs import hookimpl
 from rejoinder.ids import new_id
-from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Message, Provider, ProviderContext, ToolCall
+from rejoinder.providers import (
+    LlmDelta,
+    LlmProvider,
+    LlmRequest,
+    Message,
+    Prefilling,
+    Provider,
+    ProviderContext,
+    ToolCall,
+)
 from rejoinder_plugins.llm.guide.rules import Reply, reply_to
 
 log = logging.getLogger(__name__)
@@ -94,6 +103,14 @@ class Guide:
             yield piece
         if reply.tool and offered:
             yield ToolCall(new_id("call"), reply.tool, json.dumps(reply.arguments))
+
+    async def prefill(self, request: LlmRequest) -> None:
+        """Let the fallback read the prompt ahead, if it can and no rule answers what was said so far."""
+        messages = request.messages
+        if not messages or messages[-1].role != "user" or not isinstance(self._fallback, Prefilling):
+            return
+        if not messages[-1].content.strip() or _reply(messages) is None:
+            await self._fallback.prefill(_without_tools(request))
 
     async def close(self) -> None:
         """Let go of the fallback; the process that made it closes it."""
