@@ -7,7 +7,7 @@ from collections import deque
 
 from rejoinder.audio import Rates
 from rejoinder.errors import SessionError
-from rejoinder.events import Error, ServerEvent, SessionStarted
+from rejoinder.events import Error, ServerEvent, SessionStarted, decode_event
 from rejoinder.link import LinkReceiver
 from rejoinder.local import Endpoint, LocalLink
 
@@ -21,7 +21,7 @@ class Audience:
     def __init__(self, session: Endpoint) -> None:
         self._session = session
         self._lost: deque[str] = deque(maxlen=_LOST_LINKS)
-        self._recent = deque[tuple[int, ServerEvent, bytes]](maxlen=_REPLAYED_EVENTS)
+        self._recent = deque[tuple[int, bytes]](maxlen=_REPLAYED_EVENTS)
         self.links: list[LocalLink] = []
         session.bus.subscribe(self._remember)
 
@@ -88,13 +88,13 @@ class Audience:
         )
 
     def _replay(self, link: LocalLink, last_seq: int) -> None:
-        missed = [(event, data) for seq, event, data in self._recent if seq > last_seq]
+        missed = [data for seq, data in self._recent if seq > last_seq]
         if self._recent and self._recent[0][0] > last_seq + 1:
             text = f"Only the newest {len(missed)} events can be sent again."
             fix = f"GET /v1/sessions/{self._session.id}/events?after={last_seq}"
             link.tell(Error(code="events_missed", message=text, fix=fix))
-        for event, data in missed:
-            link.receiver.on_event(event, data)
+        for data in missed:
+            link.receiver.on_event(decode_event(data), data)
 
     def _remember(self, event: ServerEvent, data: bytes) -> None:
-        self._recent.append((event.seq, event, data))
+        self._recent.append((event.seq, data))
