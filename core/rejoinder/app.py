@@ -15,7 +15,7 @@ import msgspec
 from rejoinder.audio import Rates
 from rejoinder.bus import Observer
 from rejoinder.clock import Clock, SystemClock
-from rejoinder.errors import ConfigError, SessionError, UnknownName
+from rejoinder.errors import ConfigError, RejoinderError, SessionError, UnknownName
 from rejoinder.events import ServerEvent
 from rejoinder.ids import new_id
 from rejoinder.manager import Plugins, load_plugins
@@ -91,8 +91,7 @@ class Runtime:
             self._exit.push_async_callback(self.end_sessions)
             _, agent = self.settings.agent(None)
             for kind in KINDS:
-                for name in agent.names(kind):
-                    await self.provider(kind, name)
+                await self._named(kind, agent)
         except BaseException:
             await self._exit.aclose()
             raise
@@ -178,9 +177,7 @@ class Runtime:
         Raises:
             UnknownName: it names a tool or provider nobody registered.
         """
-        found = {
-            kind: {name: cast(Any, await self.provider(kind, name)) for name in agent.names(kind)} for kind in KINDS
-        }
+        found = {kind: cast(Any, await self._named(kind, agent)) for kind in KINDS}
         tools = self.plugins.tools()
         for name in agent.tools:
             if name not in tools:
@@ -194,6 +191,27 @@ class Runtime:
             tts=found["tts"],
             tools={name: tools[name] for name in agent.tools},
         )
+
+    async def _named(self, kind: Kind, agent: Agent) -> dict[str, AnyProvider]:
+        """The agent's providers of `kind`, ready to use. Of a chain one is enough; the others are logged and left out.
+
+        Raises:
+            UnknownName: nobody registered one of them.
+            ConfigError, ProviderError: none of them can be loaded.
+        """
+        found: dict[str, AnyProvider] = {}
+        failure: RejoinderError | None = None
+        for name in agent.names(kind):
+            try:
+                found[name] = await self.provider(kind, name)
+            except UnknownName:
+                raise
+            except RejoinderError as error:
+                log.warning("the %s provider %s is left out: %s", kind, name, error.explain())
+                failure = error
+        if failure is not None and not found:
+            raise failure
+        return found
 
     # -- rooms and sessions
 

@@ -145,6 +145,7 @@ class Session:
             self.journal,
             ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True)),
             self._spawn,
+            self._publish,
         )
         self._ear = Ear(
             agent,
@@ -177,9 +178,11 @@ class Session:
         )
         self._scope: TurnScope | None = None
         self._settling: TurnScope | None = None
+        self._work: set[asyncio.Task[None]] = set()
         self._tally = SessionTally()
         self._discarded = 0
         self._prefilling: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._audience = Audience(self)
         self._abandoned = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -226,12 +229,12 @@ class Session:
                 if self.agent.greeting:
                     self._post(turns.SayAsked(self.agent.greeting))
                 self._idle()
-                keeping = self._keep_phrases()
                 reason = await self._control()
                 self._ear.cancel()
-                for task in (self._prefilling, keeping):
+                for task in (self._prefilling, self._keeping):
                     if task is not None:
                         task.cancel()
+                await self._finish_work()
         except asyncio.CancelledError:
             reason = "cancelled"
         except Exception:
@@ -240,14 +243,21 @@ class Session:
         finally:
             await self._free(reason)
 
-    def _keep_phrases(self) -> asyncio.Task[None] | None:
+    async def _finish_work(self) -> None:
+        """What outlives replies (tools, mostly) gets a moment to end."""
+        if self._work:
+            await asyncio.wait(self._work, timeout=self._limits.cancel_ms / 1000)
+        for task in tuple(self._work):
+            task.cancel()
+
+    def _keep_phrases(self) -> None:
         """Have ready what is said when something fails: by then there may be no voice to say it."""
-        if self._host.phrases is None or not self._audience.hears:
-            return None
+        if self._keeping is not None or self._host.phrases is None or not self._audience.hears:
+            return
         policy = self.agent.turns
         nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
         phrases = (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges)
-        return self._spawn(self._voice.keep(filter(None, phrases)), f"phrases of {self.id}")
+        self._keeping = self._spawn(self._voice.keep(filter(None, phrases)), f"phrases of {self.id}")
 
     async def _control(self) -> str:
         """Read the inbox until the session is to end; the reason why.
@@ -581,6 +591,8 @@ class Session:
         if self._scope is not None:
             scope, self._scope = self._scope, None
             await scope.finish()
+            # Now, so that it delays no answer.
+            self._keep_phrases()
 
     def _speaking(self) -> Spoken | None:
         """What the agent is saying."""
@@ -634,7 +646,10 @@ class Session:
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         assert self._group is not None
-        return self._group.create_task(work, name=name)
+        task = self._group.create_task(work, name=name)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
 
     def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:
         self._tally.failed(f"{kind}:{provider}", cause)

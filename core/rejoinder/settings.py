@@ -103,8 +103,8 @@ class TurnPolicy(_Section):
 class Deadlines(_Section):
     """How long a provider may take before the next one in its chain is tried, or the user is told; times in ms."""
 
-    transcript_ms: int = Field(4_000, ge=50, description="STT: the final transcript.")
-    first_token_ms: int = Field(6_000, ge=50, description="LLM: the first token (and each later one).")
+    transcript_ms: int = Field(3_000, ge=50, description="STT: the final transcript.")
+    first_token_ms: int = Field(5_000, ge=50, description="LLM: the first token (and each later one).")
     first_audio_ms: int = Field(3_000, ge=50, description="TTS: the first audio of a chunk (and each later piece).")
     hedge: bool = Field(
         False, description="A late LLM is not given up when the next one starts: whoever answers first is heard."

@@ -404,7 +404,7 @@ class TurnScope:
         playout = self._stage.playout
         try:
             await self._utter(chunks, voice)
-        except RejoinderError:
+        except Exception:
             if self._fixed_text is not None and not playout.pushed_ms:
                 # Not even an apology can be spoken: a tone says at least that something is wrong.
                 self.entry.segments.clear()

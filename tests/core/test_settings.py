@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from rejoinder.errors import ConfigError, UnknownName
 from rejoinder.manager import load_plugins
-from rejoinder.settings import Agent, Limits, Settings, TurnPolicy, load_settings
+from rejoinder.settings import Agent, Deadlines, Limits, Settings, TurnPolicy, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 

@@ -131,9 +131,11 @@ class Ear:
         except asyncio.CancelledError:
             # A provider that swallows this must not hold up the session.
             flush.cancel()
-            await asyncio.wait({flush}, timeout=self._cancel_s)
-            if not flush.done():
-                self._straggler(flush)
+            try:
+                await asyncio.wait({flush}, timeout=self._cancel_s)
+            finally:
+                if not flush.done():
+                    self._straggler(flush)
             raise
         except Exception:
             log.exception("STT failed")
