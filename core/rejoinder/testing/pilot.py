@@ -16,10 +16,11 @@ from rejoinder.providers import InterruptionJudge, Tool, TurnDetector
 from rejoinder.session import Host, Services, Session
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.playout import Pacer
-from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, silence, tone
+from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, noise, silence
 
 E = TypeVar("E", bound=Event)
 _REPORT_S = 0.2
+_VOICE = noise(FRAME_MS)
 
 
 class SessionPilot:
@@ -92,7 +93,7 @@ class SessionPilot:
 
     async def speak(self, ms: float) -> None:
         """Send `ms` of loud audio in real time."""
-        await self._send(tone(FRAME_MS), ms)
+        await self._send(_VOICE, ms)
 
     async def pause(self, ms: float) -> None:
         """Send `ms` of silence in real time."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +22,12 @@ def tone(ms: float, rate: int = 16_000, level: int = 8_000) -> bytes:
     high, low = level.to_bytes(2, "little", signed=True) * half, (-level).to_bytes(2, "little", signed=True) * half
     size = byte_count(ms, rate)
     return ((high + low) * (size // (4 * half) + 1))[:size]
+
+
+def noise(ms: float, rate: int = 16_000, level: int = 8_000, seed: int = 0) -> bytes:
+    """`ms` of white noise, the same for the same `seed`: speech to the scripted VAD, and no echo of any tone."""
+    samples = array("h", (random.Random(seed).choices(range(-level, level), k=byte_count(ms, rate) // 2)))
+    return samples.tobytes()
 
 
 def silence(ms: float, rate: int = 16_000) -> bytes:
