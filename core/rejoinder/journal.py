@@ -68,11 +68,7 @@ class Segment:
 
         A TTS may time "forty two" where the text has "42", leave out words or punctuation, or cut words elsewhere.
         """
-        timed = [
-            (_plain(match.group()), word)
-            for word in sorted(self.words, key=lambda word: word.start_ms)
-            for match in _WORD.finditer(word.text)
-        ]
+        timed = [(_plain(match.group()), word) for word in self.words for match in _WORD.finditer(word.text)]
         written = [_plain(self.text[start:end]) for start, end in found]
         matcher = SequenceMatcher(None, written, [plain for plain, _ in timed], autojunk=False)
         spoken: list[_Spoken] = []
@@ -153,8 +149,11 @@ class Entry:
         for segment in self.segments:
             if segment.start_ms <= played_ms and (segment.end_ms is None or played_ms < segment.end_ms):
                 into = played_ms - segment.start_ms
-                for word in segment.spoken(into):
-                    if word.start_ms <= into < word.end_ms:
+                words = segment.spoken(into)
+                for word in words:
+                    # Audio that goes on past the estimated end is still that of the last word.
+                    last = word is words[-1] and segment.end_ms is None and not segment.words
+                    if word.start_ms <= into and (into < word.end_ms or last):
                         return segment.start_ms + word.start_ms
         return played_ms
 

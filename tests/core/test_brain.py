@@ -258,7 +258,7 @@ def test_a_model_that_swallows_its_cancellation_gets_no_tool_executed() -> None:
 
 def test_a_reply_that_was_cut_before_the_model_had_ended_lacks_words() -> None:
     async def main() -> None:
-        bench = Bench(lambda request: ("It was a dark ", 5.0, "night."))
+        bench = Bench(lambda request: ("It was a dark ", 2.0, "night."))
         reply = bench.reply().commit()
         await asyncio.sleep(1)
         await reply.cut("It was a dark")

@@ -77,6 +77,11 @@ def test_words_without_a_time_in_a_chunk_that_is_being_made_have_not_been_made()
     assert entry.word_at(9999) == 9999
 
 
+def test_times_that_overlap_are_read_one_after_the_other() -> None:
+    entry = timed("a 12", ("a", 0, 500), ("twelve", 300, 600))
+    assert (entry.heard(1460), entry.heard(1560), entry.word_at(1460)) == ("a", "a 12", 1000)
+
+
 @pytest.mark.parametrize(
     ("words", "heard"),
     [
@@ -116,6 +121,7 @@ def test_where_a_word_begins_is_estimated_without_times() -> None:
     assert entry.word_at(1899) == pytest.approx(1400)
     assert entry.word_at(1900) == 1900
     assert entry.word_at(1900 + 6 * 1000 / 15) == pytest.approx(1900 + 5 * 1000 / 15)
+    assert spoken(("One two", 0, None)).word_at(7000) == pytest.approx(4000), "it is spoken slower than is common"
     assert Entry("turn_1", "rep_1", "hi").word_at(70) == 70
 
 
@@ -251,7 +257,7 @@ class Conversation(RuleBasedStateMachine):
         self.reply: Entry | None = None
         self.said_from = 0
         self.committed: list[Entry] = []
-        self.results: dict[str, str] = {}
+        self.ended = 0
 
     @precondition(lambda self: self.reply is None)
     @rule(asked=st.booleans())
@@ -303,7 +309,8 @@ class Conversation(RuleBasedStateMachine):
     def end_a_call(self, which: int) -> None:
         running = self.running()
         tool_round, call_id = running[which % len(running)]
-        tool_round.results[call_id] = self.results[call_id] = f"result {len(self.results)}"
+        self.ended += 1
+        tool_round.results[call_id] = f"result {self.ended}"
 
     @precondition(lambda self: self.reply is not None and self.reply.state == "proposed")
     @rule()
@@ -327,9 +334,8 @@ class Conversation(RuleBasedStateMachine):
         kept = self.committed[-self.keep :]
         for entry in kept:
             for tool_round in entry.rounds:
-                for call in tool_round.calls:
-                    if call.id in self.results:
-                        assert Message("tool", self.results[call.id], tool_call_id=call.id) in everything
+                for call_id, result in tool_round.results.items():
+                    assert Message("tool", result, tool_call_id=call_id) in everything
         finished = [entry for entry in kept if entry.state == "finished"]
         if finished == kept:
             heard = [without_note(message.content) for message in everything if message.role == "assistant"]

@@ -286,7 +286,6 @@ def test_a_tool_with_side_effects_outlives_its_reply_and_its_result_is_told_and_
         log: list[str] = []
         llm = ScriptedLlm(say(ToolCall("a", "book", "{}")))
         async with pilot(llm=llm, tools=[tool("book", log, delay_s=5)]) as user:
-            user.session._brain.record = user.session._publish
             user.write("book it")
             await user.pause(1000)
             user.command(Interrupt())
@@ -311,6 +310,23 @@ def test_a_tool_with_side_effects_outlives_its_reply_and_its_result_is_told_and_
     run_virtual(main())
 
 
+def test_a_tool_that_runs_when_the_session_ends_is_told_before_the_end() -> None:
+    async def main() -> None:
+        async with pilot(
+            llm=ScriptedLlm(say(ToolCall("a", "book", "{}"))), tools=[tool("book", [], delay_s=5)]
+        ) as user:
+            user.write("book it")
+            await user.pause(1000)
+            user.session.end("enough")
+            await user.session.wait()
+            (returned,) = user.events(ToolReturned)
+            assert (returned.status, returned.reply_id) == ("cancelled", user.events(ReplyStarted)[0].reply_id)
+            assert user.events(SessionEnded)[0].reason == "enough"
+            assert isinstance(user.log[-1][1], SessionEnded)
+
+    run_virtual(main())
+
+
 def test_a_slow_tool_is_covered_by_a_filler_that_is_heard_and_remembered() -> None:
     async def main() -> None:
         def script(request: LlmRequest) -> Iterable[LlmDelta]:
@@ -320,7 +336,7 @@ def test_a_slow_tool_is_covered_by_a_filler_that_is_heard_and_remembered() -> No
             await user.turn(600, 1000)
             finished = await user.until(ReplyFinished)
             assert finished.heard_text == "One moment, please. It is done."
-            assert user.tts.spoken == ["One moment,", "please.", "It is done."]
+            assert " ".join(user.tts.spoken) == "One moment, please. It is done."
             first_audio = next(at for at, item in user.log if isinstance(item, bytes))
             assert first_audio - user.at(ReplyStarted) == pytest.approx(1.5, abs=0.05)
             assert user.llm.requests[-1].messages[2] == Message(

@@ -34,8 +34,8 @@ class Brain:
     context: ToolContext
     spawn: Spawn
     """`spawn(work, name)` runs work that outlives its reply; the session waits for it at its end, or cancels it."""
-    record: Tell | None = None
-    """Publishes what happened, also after the reply is over (None: nobody wants to know then)."""
+    record: Tell
+    """Publishes what happened, also after the reply is over."""
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Brain:
 
         def report(event: ServerEvent) -> None:
             # What happens while the turn is undecided may still have to leave no trace.
-            (tell if entry.state == "proposed" or self.record is None else self.record)(event)
+            (tell if entry.state == "proposed" else self.record)(event)
 
         def end(call: ToolCall, result: ToolResult) -> None:
             tool_round.results[call.id] = result.text
