@@ -317,7 +317,8 @@ class ToolContext:
 class Tool:
     """A function the model may call. `run` gets the decoded arguments and returns the text the model is told.
 
-    A tool with `side_effects` only runs once the user's turn is committed.
+    A tool with `side_effects` only runs once the user's turn is committed, and then to its end, also when its reply is
+    interrupted; one without may run for a turn that is still undecided and ends with its reply.
     """
 
     name: str

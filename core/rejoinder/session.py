@@ -231,6 +231,7 @@ class Session:
                 self._idle()
                 reason = await self._control()
                 self._ear.cancel()
+                await self._cancel("ended")
                 for task in (self._prefilling, self._keeping):
                     if task is not None:
                         task.cancel()

@@ -255,7 +255,7 @@ class TurnScope:
             heard = " ".join(segment.text for segment in entry.segments)
         else:
             heard = entry.heard(position_ms)
-        stage.journal.finish(entry, heard.strip(), cut=reason != "completed")
+        stage.journal.finish(entry, heard.strip(), cut=reason != "completed", by_user=reason == "interrupted")
         stage.publish(
             ReplyFinished(
                 reply_id=entry.reply_id,

@@ -633,8 +633,9 @@ def test_it_reads_the_history() -> None:
 
 
 def test_it_repeats_for_who_speaks_on_and_hears_only_the_beginning_of_the_question() -> None:
-    history = (*user("Repeat after me."), Message("assistant", "Sure,..."))
+    history = (*user("Repeat after me."), Message("assistant", "Sure,... [interrupted by the user]"))
     assert answer(*history, *user("The quick brown fox"))[0] == "The quick brown fox."
+    assert answer(*history, *user("What did you say?"))[0] == "I said: Sure,."
 
 
 def test_it_repeats_what_comes_after_it_asked() -> None:

@@ -180,10 +180,15 @@ def _bench_turns(agent: str | None, as_json: bool) -> None:
     from rejoinder.manager import load_plugins
     from rejoinder.settings import load_settings
 
-    # Providers fail on purpose here; the scorecard says so itself.
-    logging.getLogger("rejoinder").setLevel(logging.CRITICAL)
     settings = load_settings()
-    card = run_corpus(settings, agent, load_plugins(settings.disabled_plugins))
+    logger = logging.getLogger("rejoinder")
+    level = logger.level
+    # Providers fail on purpose here; the scorecard says so itself.
+    logger.setLevel(logging.CRITICAL)
+    try:
+        card = run_corpus(settings, agent, load_plugins(settings.disabled_plugins))
+    finally:
+        logger.setLevel(level)
     click.echo(json.dumps(card.json(), indent=2) if as_json else report(card))
 
 

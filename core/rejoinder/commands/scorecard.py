@@ -20,7 +20,6 @@ from rejoinder.events import (
     SessionMetrics,
     SpeechStopped,
     TurnCommitted,
-    TurnMetrics,
 )
 from rejoinder.manager import Plugins
 from rejoinder.providers import InterruptionJudge, Kind, LlmDelta, LlmRequest, ProviderContext, TurnDetector
@@ -203,6 +202,7 @@ async def _play(
         for counts in user.events(SessionMetrics):
             card.kept += counts.speculations_kept
             card.discarded += counts.speculations_discarded
+            card.saved_ms += counts.saved_ms
 
 
 async def _do(user: SessionPilot, stt: _SpokenStt, step: Say | Sound | Pause) -> None:
@@ -232,7 +232,6 @@ def _note_turn(case: Case, user: SessionPilot, ended: float, card: Card) -> None
     first = [at for at, item in user.log if isinstance(item, bytes) and at >= ended]
     if first and not early:
         card.responses.append((first[0] - ended) * 1000)
-    card.saved_ms += sum(round(event.saved_us / 1000) for event in user.events(TurnMetrics))
 
 
 def _note_overlap(case: Case, user: SessionPilot, began: float, card: Card) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from rejoinder.journal import without_note
 from rejoinder.providers import Message
 from rejoinder_plugins.llm.guide.numbers import to_digits, to_expression, to_words
 from rejoinder_plugins.llm.guide.places import find_place, is_place
@@ -258,7 +259,7 @@ def _repeat_as_asked(ask: Ask) -> str | None:
         return None
     wish, answer = ask.earlier[-2:]
     # Whoever speaks on after a short pause interrupts the question, and heard only its beginning.
-    heard = answer.content.strip().rstrip(".… ")
+    heard = without_note(answer.content).strip().rstrip(".… ")
     asked = answer.role == "assistant" and bool(heard) and _WHAT_TO_REPEAT.startswith(heard)
     wished = wish.role == "user" and bool(_REPEAT.search(wish.content))
     return _as_sentence(ask.original.strip()) if asked and wished else None
@@ -274,9 +275,8 @@ def _users_words(ask: Ask) -> str:
 
 
 def _own_words(ask: Ask) -> str:
-    earlier = [
-        message.content.strip() for message in ask.earlier if message.role == "assistant" and message.content.strip()
-    ]
+    said = [without_note(message.content).strip() for message in ask.earlier if message.role == "assistant"]
+    earlier = [text for text in said if text]
     return f"I said: {_as_sentence(earlier[-1])}" if earlier else "Nothing yet. I have not said anything before."
 
 
