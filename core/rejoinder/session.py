@@ -322,7 +322,7 @@ class Session:
         if self._scope is not None:
             scope, self._scope = self._scope, None
             try:
-                await scope.cancel("ended")
+                await scope.cancel("ended" if scope.committed else None)
             except Exception:
                 log.exception("the reply of %s did not end cleanly", self.id)
         try:
@@ -558,7 +558,7 @@ class Session:
         scope, self._scope = self._scope, None
         self._abandoned = False
         self._settle()
-        await scope.cancel(reason)
+        await scope.cancel(reason if scope.committed else None)
         if scope.unsettled:
             self._settling = scope
             self._arm("settle", _SETTLE_S, self._settle)

@@ -1,4 +1,4 @@
-"""The scorecard of turn-taking: what the shipped rules do with the scripted corpus, and what is heard when things fail."""
+"""The scorecard of turn-taking: the shipped rules on the scripted corpus, and what is heard when things fail."""
 
 from __future__ import annotations
 

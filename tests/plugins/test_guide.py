@@ -635,7 +635,11 @@ def test_it_reads_the_history() -> None:
 def test_it_repeats_for_who_speaks_on_and_hears_only_the_beginning_of_the_question() -> None:
     history = (*user("Repeat after me."), Message("assistant", "Sure,... [interrupted by the user]"))
     assert answer(*history, *user("The quick brown fox"))[0] == "The quick brown fox."
-    assert answer(*history, *user("What did you say?"))[0] == "I said: Sure,."
+
+
+def test_it_does_not_read_out_that_it_was_interrupted() -> None:
+    history = (*user("Tell me a story."), Message("assistant", "Once upon... [interrupted by the user]"))
+    assert answer(*history, *user("What did you say?"))[0] == "I said: Once upon."
 
 
 def test_it_repeats_what_comes_after_it_asked() -> None:
