@@ -5,32 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rejoinder.hookspecs import hookimpl
-from rejoinder.providers import Judgement, Overlap, Provider, ProviderContext
-
-
-class Words:
-    """See `rejoinder.providers.InterruptionJudge`."""
-
-    def __init__(self, context: ProviderContext) -> None:
-        pass
-
-    async def warm_up(self) -> None:
-        """Nothing to load."""
-
-    def judge(self, overlap: Overlap) -> Judgement | None:
-        """Stop for any words."""
-        if overlap.text and len(overlap.text.split()) >= overlap.min_words:
-            return Judgement(stop=True, cause="words")
-        return None
-
-    async def close(self) -> None:
-        """Nothing to free."""
+from rejoinder.providers import Provider
+from rejoinder_plugins.interruption import echo, words
 
 
 @hookimpl
 def register_providers() -> Iterable[Provider]:
     """Offer `echo` and `words`."""
     return [
-        Provider("interruption", "echo", "Knows the agent's own voice", Words),
-        Provider("interruption", "words", "Backchannels do not stop the agent, stop words always do", Words),
+        Provider("interruption", echo.NAME, "Knows the agent's own voice", echo.Echo),
+        Provider(
+            "interruption",
+            words.NAME,
+            "Backchannels do not stop the agent, stop words always do",
+            words.Words,
+            words.WordsSettings,
+        ),
     ]
