@@ -83,6 +83,32 @@ def test_starts_with_speech_is_loud_enough_and_pauses_as_the_text_does() -> None
 
 
 @pytest.mark.models
+def test_a_sentence_in_two_chunks_sounds_like_one() -> None:
+    async def run() -> None:
+        unused: Any = None
+        async with hibari() as tts:
+            with ThreadPoolExecutor(1) as executor:
+                settings = MoonshineSettings(workers=1)
+                stt = MoonshineProvider(ProviderContext(settings, unused, lambda *_: executor, unused))
+                await stt.warm_up()
+                for first, rest in (
+                    ("Good morning, how can", "I help you today?"),
+                    ("The train to London leaves", "at half past seven."),
+                    ("I have put two tickets", "in your basket."),
+                ):
+                    chunks = [b"".join(await speak(tts, chunk)) for chunk in (first, rest)]
+                    whole = b"".join(await speak(tts, f"{first} {rest}"))
+                    assert 0.9 < len(b"".join(chunks)) / len(whole) < 1.3
+                    stream = stt.open(language="en", on_partial=lambda text: None)
+                    stream.feed(audio.resample(b"".join(chunks), RATE, audio.ENGINE_RATE))
+                    assert words(await stream.flush()) == words(f"{first} {rest}")
+                    await stream.close()
+                await stt.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
 def test_comes_in_pieces_and_can_be_closed_between_them() -> None:
     async def run() -> None:
         async with hibari() as tts:

@@ -208,6 +208,90 @@ def test_a_final_of_the_audio_a_partial_is_at_shares_its_work(monkeypatch: pytes
     asyncio.run(run())
 
 
+def quiet(ms: int) -> bytes:
+    return b"\x80\x00" * (ms * RATE // 1000)  # 36 dB below `loud`
+
+
+def test_a_pause_is_transcribed_at_once_and_the_final_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        heard: list[str] = []
+        async with recogniser.provider(workers=1) as provider:
+            stream = provider.open(language="en", on_partial=heard.append)
+            for part in (loud(200), quiet(20)):
+                stream.feed(part)
+            assert stream._task is None
+            stream.feed(quiet(20))
+            await recogniser.running()
+            stream.feed(quiet(60))
+            final = asyncio.create_task(stream.flush())
+            await asyncio.sleep(0)
+            recogniser.may_go.set()
+            assert await final == "240 ms"
+            await idle(stream)
+            assert heard == ["240 ms"]
+            stream.feed(quiet(100))
+            assert await stream.flush() == "240 ms"
+            # More speech, even a little and faint, is not in it.
+            stream.feed(quiet(40)[:-640] + loud(20)[:320])
+            assert await stream.flush() == "430 ms"
+            stream.feed(b"\x00\x04" * (20 * RATE // 1000))
+            assert await stream.flush() == "450 ms"
+            assert recogniser.calls == [240, 430, 450]
+            # So little of it is waited for more. A new utterance knows nothing of the old one.
+            stream.feed(quiet(60))
+            assert stream._task is None
+            stream.reset()
+            stream.feed(loud(200) + quiet(20))
+            assert stream._task is None
+            stream.feed(quiet(20))
+            await idle(stream)
+            assert recogniser.calls[3:] == [240]
+            await stream.close()
+
+    asyncio.run(run())
+
+
+def test_silence_alone_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        recogniser = Recogniser(monkeypatch)
+        async with recogniser.provider(workers=1) as provider:
+            stream = provider.open(language="en", on_partial=nothing)
+            for _ in range(20):
+                stream.feed(bytes(audio.byte_count(20, RATE)))
+            assert stream._task is None
+            await stream.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.models
+def test_what_a_final_shares_with_a_partial_is_all_that_was_said() -> None:
+    async def run() -> None:
+        async with real(workers=2) as provider:
+            for end in (2.6, 5):
+                pcm = recording("beckett")[: int(end * RATE) * 2]
+                pcm = pcm[: audio.speech_end(pcm, RATE)] + bytes(audio.byte_count(100, RATE))
+                plain = provider.open(language="en", on_partial=nothing)
+                plain._audio += pcm
+                plain._length = plain._heard_all = len(pcm)
+                whole = await plain.flush()
+                shared = provider.open(language="en", on_partial=nothing)
+                for at in range(0, len(pcm), FRAME):
+                    shared.feed(pcm[at : at + FRAME])
+                    await idle(shared)
+                job = shared._job
+                assert job is not None
+                assert job.length < len(pcm)
+                text = await shared.flush()
+                assert shared._job is job
+                assert text.lower().strip(".,!? ") == whole.lower().strip(".,!? ")
+                await plain.close()
+                await shared.close()
+
+    asyncio.run(run())
+
+
 def test_a_cancelled_final_leaves_the_next_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         recogniser = Recogniser(monkeypatch)

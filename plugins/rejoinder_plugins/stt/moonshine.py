@@ -28,8 +28,15 @@ SILENCE_LEVEL = 0.002
 PARTIAL_SHARE = 0.1
 """The next partial waits until the audio has grown by this share of its length: each one transcribes all that is not
 settled anew (35 ms of CPU per second of audio), so a fixed interval would let a long utterance eat a whole core."""
+QUIET_MS = 40
+"""So much quiet after speech may be its end: a partial starts at once, and a final shares it unless more speech comes.
+The VAD needs some 60 ms more to be sure, in which most of the work is done. Less quiet is within a word ("t", "p")."""
+QUIET_SHARE = 0.05
+"""Quiet is what has less than this share of the loudest 20 ms of the utterance so far (RMS; -26 dB)."""
 SETTLE_BYTES = audio.byte_count(12_000, RATE)
 """More audio than this is cut in two. The recogniser itself cuts after 15 s, wherever that is."""
+
+_BLOCK = audio.byte_count(audio.FRAME_MS, RATE)
 
 
 class MoonshineSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +63,10 @@ class _Job:
     length: int
     head: str
     future: Future[str]
+
+    def holds(self, length: int) -> bool:
+        """Whether it is of the first `length` bytes at least, and will have a result."""
+        return self.length >= length and not self.future.cancelled()
 
     async def text(self) -> str:
         rest = await asyncio.wrap_future(self.future)
@@ -85,6 +96,7 @@ class MoonshineStream:
     def feed(self, pcm: bytes) -> None:
         """Take the next audio; settles the oldest or starts a partial transcription when one is due."""
         self._audio += pcm
+        self._listen(pcm)
         self._length += len(pcm)
         if len(self._audio) > self._limit:
             # A tenth at once, so that a very long backlog is not moved as a whole with each frame.
@@ -94,7 +106,7 @@ class MoonshineStream:
         if len(self._audio) > SETTLE_BYTES:
             self._settling = True
             self._start(self._settle)
-        elif self._length >= self._due and self._provider.may_run_partial():
+        elif (self._length >= self._due or self._may_be_over()) and self._provider.may_run_partial():
             self._due = self._length + max(self._interval, int(len(self._audio) * PARTIAL_SHARE))
             self._start(self._run_partial)
 
@@ -107,7 +119,7 @@ class MoonshineStream:
         if self._settling and self._task is not None:
             await asyncio.wait({self._task})
         job = self._job
-        if job is None or job.length != self._length or job.future.cancelled():
+        if job is None or not job.holds(min(self._length, self._heard_all)):
             job = self._submit()
         return await job.text()
 
@@ -122,8 +134,30 @@ class MoonshineStream:
         self._utterance += 1
         self._length = 0
         self._due = self._interval
+        self._loudest = 0.0
+        self._heard_all = 0
+        """Length up to the last speech, and `QUIET_MS` more; a transcription of that is one of the whole."""
         self._head = self._heard = ""
         self._job: _Job | None = None
+
+    def _listen(self, pcm: bytes) -> None:
+        """Find the end of speech so far in the next audio (of a long piece: in its last second)."""
+        import numpy as np
+
+        quiet = audio.byte_count(QUIET_MS, RATE)
+        for start in range(max(0, (len(pcm) - 2 * RATE) // _BLOCK * _BLOCK), len(pcm), _BLOCK):
+            block = audio.to_float(pcm[start : start + _BLOCK])
+            level = float(np.sqrt(np.dot(block, block) / max(1, len(block))))
+            self._loudest = max(self._loudest, level)
+            if level >= max(SILENCE_LEVEL, QUIET_SHARE * self._loudest):
+                self._heard_all = self._length + min(len(pcm), start + _BLOCK) + quiet
+
+    def _may_be_over(self) -> bool:
+        """Whether it is quiet after speech that no transcription has yet, and enough of it for one."""
+        if not self._loudest or self._length < self._heard_all:
+            return False
+        new = self._heard_all - (self._job.length if self._job else 0)
+        return new >= max(audio.byte_count(SHORTEST_MS + QUIET_MS, RATE), len(self._audio) * PARTIAL_SHARE / 2)
 
     async def close(self) -> None:
         """End the stream; a transcription already in a thread runs out, unheard. Idempotent."""

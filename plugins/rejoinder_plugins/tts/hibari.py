@@ -73,10 +73,13 @@ class HibariProvider:
         if not (text := speakable(text)):
             return
         step = audio.byte_count(PIECE_MS, RATE)
-        for phonemes, pause_ms in await self._in_thread(self._phonemes, text):
-            pcm = await self._in_thread(self._speak, phonemes, pause_ms)
+        pcm, rest = await self._in_thread(self._begin, text)
+        while True:
             for start in range(0, len(pcm), step):
                 yield pcm[start : start + step]
+            if not rest:
+                return
+            pcm = await self._in_thread(self._speak, *rest.pop(0))
 
     async def close(self) -> None:
         """Let go of the voice."""
@@ -97,8 +100,13 @@ class HibariProvider:
         except ImportError:
             raise MissingDependency(NAME, "hibari-tts", "local") from None
         voice = Hibari(voice=VOICE, threads=1)
-        voice("Ready.")
+        voice("Ready, Rejoinder.")  # a word that no dictionary has loads the rules for those, too (20 ms)
         return voice
+
+    def _begin(self, text: str) -> tuple[bytes, list[tuple[str, int]]]:
+        """The first sentence's audio, in one go: each change of threads takes a while when the cores are busy."""
+        parts = self._phonemes(text)
+        return (self._speak(*parts[0]) if parts else b""), parts[1:]
 
     def _phonemes(self, text: str) -> list[tuple[str, int]]:
         """The phonemes of each sentence and the pause after it in ms."""
