@@ -15,7 +15,7 @@ from litestar.types import Send
 
 from rejoinder.app import Runtime
 from rejoinder.audio import Rates, check_rates
-from rejoinder.errors import ProtocolError, RejoinderError
+from rejoinder.errors import ProtocolError, RejoinderError, SessionError
 from rejoinder.events import Configure, Error, Ping, Pong, ServerEvent, decode_command, encode
 from rejoinder.hookspecs import hookimpl
 from rejoinder.link import SessionLink
@@ -43,6 +43,7 @@ class Connection:
         self._link: SessionLink | None = None
         self._early: list[bytes] = []
         self._warned = False
+        self.owner = False
         self.configured: asyncio.Future[Configure] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -123,10 +124,18 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - the wire's readers must not raise
             self.fail(_known(error))
 
-    def join(self, session: Session, configure: Configure) -> None:
-        """Become one of the session's connections."""
-        rates = Rates(configure.input_rate, configure.output_rate)
-        self._link = session.attach(self, rates, audio=configure.output == "audio")
+    def join(self, session: Session, configure: Configure, *, owner: bool) -> None:
+        """Become one of the session's connections; `owner`: the session was made for this one."""
+        link = session.attach(
+            self,
+            Rates(configure.input_rate, configure.output_rate),
+            audio=configure.output == "audio",
+            owner=owner,
+            resume_token=configure.resume_token,
+            last_seq=configure.last_seq,
+            played_ms=configure.played_ms,
+        )
+        self._link, self.owner = link, link.owner
         early, self._early = self._early, []
         for pcm in early:
             self.on_binary(pcm)
@@ -161,16 +170,24 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         if configure is None:
             return
         rates = check_rates(configure.input_rate, configure.output_rate)
+        if session_id is None and configure.resume_token:
+            raise ProtocolError(
+                "/ws/audio makes a new session; there is nothing to resume.",
+                code="bad_resume_token",
+                fix="Connect to /v1/sessions/{session_id}/ws of the session that was lost.",
+            )
+        if configure.resume_token and session_id not in runtime.sessions:
+            raise SessionError(f"The session {session_id!r} is over.", code="session_over", fix="Start a new one.")
         if session_id is None:
             session = await runtime.start_session(configure.agent, rates)
         else:
             session = await runtime.join(session_id, rates)
-        connection.join(session, configure)
+        connection.join(session, configure, owner=session_id is None)
         over: tuple[asyncio.Future[Any], ...] = (gone, connection.closed)
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         if connection.closed.done():
             await _close(socket, wire, _NORMAL, connection.closed.result())
-        elif session_id is None and wire.hung_up:
+        elif connection.owner and wire.hung_up:
             # A socket that merely broke leaves the session its grace period.
             session.end("client_left")
     except Exception as caught:  # noqa: BLE001 - the client is to hear of it, whatever it is

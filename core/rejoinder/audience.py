@@ -20,7 +20,7 @@ class Audience:
 
     def __init__(self, session: Endpoint) -> None:
         self._session = session
-        self._lost: deque[str] = deque(maxlen=_LOST_LINKS)
+        self._lost: deque[LocalLink] = deque(maxlen=_LOST_LINKS)
         self._recent = deque[tuple[int, bytes]](maxlen=_REPLAYED_EVENTS)
         self.links: list[LocalLink] = []
         session.bus.subscribe(self._remember)
@@ -37,7 +37,15 @@ class Audience:
                 link.deliver(pcm, last)
 
     def add(
-        self, receiver: LinkReceiver, rates: Rates, started: SessionStarted, *, audio: bool, token: str, last_seq: int
+        self,
+        receiver: LinkReceiver,
+        rates: Rates,
+        started: SessionStarted,
+        *,
+        audio: bool,
+        owner: bool,
+        token: str,
+        last_seq: int,
     ) -> LocalLink:
         """A new link; `started` is told it first. With the `token` of a lost one it takes that one's place.
 
@@ -45,8 +53,8 @@ class Audience:
             SessionError: nobody who was lost had this token (`bad_resume_token`).
         """
         if token:
-            self._take_place(token)
-        link = LocalLink(self._session, receiver, rates, audio)
+            owner = self._take_place(token).owner
+        link = LocalLink(self._session, receiver, rates, audio, owner)
         if self._session.bus.seq:
             # A later comer: the event itself is history, so this copy carries the number of the last one published.
             started.seq, started.session_id = self._session.bus.seq, self._session.id
@@ -62,7 +70,7 @@ class Audience:
             return False
         self.links.remove(link)
         link.close()
-        self._lost.append(link.resume_token)
+        self._lost.append(link)
         return True
 
     def end(self, reason: str) -> None:
@@ -71,16 +79,16 @@ class Audience:
         for link in links:
             link.ended(reason)
 
-    def _take_place(self, token: str) -> None:
+    def _take_place(self, token: str) -> LocalLink:
         for link in tuple(self.links):
-            if secrets.compare_digest(link.resume_token, token):
+            if secrets.compare_digest(link.resume_token.encode(), token.encode()):
                 # The old socket has not been missed yet.
                 link.close()
                 link.ended("resumed_elsewhere")
         for lost in tuple(self._lost):
-            if secrets.compare_digest(lost, token):
+            if secrets.compare_digest(lost.resume_token.encode(), token.encode()):
                 self._lost.remove(lost)
-                return
+                return lost
         raise SessionError(
             "No lost connection of this session has this resume_token.",
             code="bad_resume_token",

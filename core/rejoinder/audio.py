@@ -79,6 +79,15 @@ def from_float(samples: NDArray[np.float32], gain: float = 1.0) -> bytes:
     return pcm
 
 
+def fade(pcm: bytes, start: float, end: float) -> bytes:
+    """PCM16 whose gain goes evenly from `start` to `end`: a jump would click."""
+    import numpy as np
+
+    samples = np.frombuffer(pcm, dtype="<i2")
+    faded: bytes = (samples * np.linspace(start, end, len(samples))).astype("<i2").tobytes()
+    return faded
+
+
 def trim_silence(
     samples: NDArray[np.float32], rate: int, *, level: float = 0.01, keep_ms: float = 20
 ) -> NDArray[np.float32]:

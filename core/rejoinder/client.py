@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,23 +24,20 @@ from rejoinder.events import (
     End,
     Error,
     Playback,
+    ReplyDucked,
     ReplyFinished,
+    ReplyResumed,
     ReplyStarted,
-    ReplyText,
     ServerEvent,
     SessionEnded,
     SessionStarted,
-    SpeechPaused,
-    SpeechStarted,
-    SpeechStopped,
     Text,
-    Transcript,
-    TurnCommitted,
-    TurnMetrics,
     decode_event,
     encode,
 )
 from rejoinder.playhead import Player, Playhead
+from rejoinder.turn_result import TurnInProgress
+from rejoinder.turn_result import TurnResult as TurnResult
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -55,6 +51,11 @@ METRICS_S = 0.5
 TURN_LIMIT_S = 300.0
 MAX_MESSAGE_BYTES = 2**20
 EVENTS_WAITING = 4096
+RESUME_S = 10.0
+"""A connection that broke is tried again for so long; the server keeps its place for `limits.idle_s`."""
+RESUME_EVERY_S = 0.25
+DUCKED = 0.25
+"""Gain while the server finds out whether the user interrupts (-12 dB)."""
 
 
 class Unreachable(RejoinderError):
@@ -85,94 +86,6 @@ def session_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
-@dataclass(slots=True)
-class TurnResult:
-    """One turn as the client saw it."""
-
-    transcript: str = ""
-    """What the server understood; several utterances are joined by a space."""
-    reply_text: str = ""
-    """What the answer said, as generated."""
-    heard_text: str = ""
-    """What of it was played."""
-    audio: bytes = b""
-    """What was played of the answer: PCM16 at the output rate."""
-    first_audio_ms: float | None = None
-    """From the last speech sample (or text) sent to the first audio frame of the answer received."""
-    reason: str = ""
-    """How the answer ended, as in `reply.finished`."""
-    metrics: TurnMetrics | None = None
-    events: list[ServerEvent] = field(default_factory=list)
-
-
-class _Turn:
-    """What is collected of a turn while it goes on."""
-
-    def __init__(self) -> None:
-        self._result = TurnResult()
-        self.said_at: float | None = None
-        self.texts: list[str] = []
-        self.metrics: dict[str, TurnMetrics] = {}
-        self.reply: ReplyStarted | None = None
-        self.first_audio_at: float | None = None
-        self.audio = bytearray()
-        self.deltas: list[str] = []
-        self.speaking = False
-        self.finished: ReplyFinished | None = None
-
-    def said(self) -> None:
-        """All is said now; a reply that is over already was not the answer to it."""
-        self.said_at = time.monotonic()
-        self.finished = None
-
-    def see(self, event: ServerEvent) -> None:
-        self._result.events.append(event)
-        if isinstance(event, SpeechStarted):
-            self.speaking = True
-        elif isinstance(event, SpeechPaused | SpeechStopped):
-            self.speaking = False
-        elif isinstance(event, Transcript) and event.final:
-            self._result.transcript = event.text
-        elif isinstance(event, TurnCommitted):
-            self.texts.append(event.text)
-        elif isinstance(event, ReplyStarted):
-            self.reply, self.first_audio_at, self.finished = event, None, None
-            self.audio.clear()
-            self.deltas.clear()
-        elif isinstance(event, ReplyText):
-            self.deltas.append(event.delta)
-        elif isinstance(event, ReplyFinished):
-            self.finished = event
-        elif isinstance(event, TurnMetrics):
-            self.metrics[event.reply_id] = event
-
-    def over(self) -> bool:
-        """Whether everything that was said has its answer, and that has come to its natural end."""
-        end = self.finished
-        # One that failed before anything of it was heard is followed by an apology.
-        answered = end is not None and end.reason != "interrupted" and (end.reason != "failed" or end.heard_text != "")
-        return answered and self.said_at is not None and not self.speaking
-
-    def measured(self) -> bool:
-        return self.reply is not None and self.reply.reply_id in self.metrics
-
-    def result(self) -> TurnResult:
-        result = self._result
-        if self.texts:
-            result.transcript = " ".join(self.texts)
-        result.audio = bytes(self.audio)
-        result.reply_text = "".join(self.deltas)
-        if self.finished:
-            result.reason = self.finished.reason
-            result.reply_text = self.finished.text or result.reply_text
-            result.heard_text = self.finished.heard_text
-        if self.reply:
-            result.metrics = self.metrics.get(self.reply.reply_id)
-        if self.said_at is not None and self.first_audio_at is not None:
-            result.first_audio_ms = (self.first_audio_at - self.said_at) * 1000
-        return result
-
-
 class VoiceClient:
     """One session with a server: `async with VoiceClient.connect(url) as client: result = await client.say_wav(path)`.
 
@@ -180,6 +93,9 @@ class VoiceClient:
     is reported to the server. One turn at a time may be said with the `say_...` methods; `send_audio` and `events()`
     are there for everything else. `on_event` is called for each server event as it arrives; what it raises ends the
     session and is raised by the call that waits or sends, at the latest when the client is left.
+
+    With `resume` a connection that breaks is made anew for up to 10 s: the session goes on, missed events come late,
+    and the answer goes on at the word that was cut. What was said meanwhile is lost.
     """
 
     def __init__(
@@ -190,6 +106,7 @@ class VoiceClient:
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
+        resume: bool = True,
     ) -> None:
         self.url = session_url(url)
         self.input_rate = configure.input_rate
@@ -202,6 +119,10 @@ class VoiceClient:
         self._configure = configure
         self._timeout = timeout
         self._on_event = on_event
+        self._resume = resume
+        self._last_seq = 0
+        self.resumes = 0
+        """How often the connection was lost and made anew."""
         self._socket: ClientConnection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._microphone: asyncio.Task[None] | None = None
@@ -214,7 +135,7 @@ class VoiceClient:
         self._broken = False
         self._told = False
         self._last_error: Error | None = None
-        self._turn: _Turn | None = None
+        self._turn: TurnInProgress | None = None
         self._open_reply = ""
         self._playing = ""
         self._cleared = False
@@ -232,6 +153,7 @@ class VoiceClient:
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
+        resume: bool = True,
     ) -> VoiceClient:
         """A client that connects when it is entered; rates in Hz, `timeout` (s) for the connection and its session.
 
@@ -242,7 +164,7 @@ class VoiceClient:
         configure = Configure(
             agent=agent, input_rate=input_rate, output_rate=output_rate, output="text" if text_only else "audio"
         )
-        return cls(url, configure, timeout=timeout, player=player, on_event=on_event)
+        return cls(url, configure, timeout=timeout, player=player, on_event=on_event, resume=resume)
 
     async def __aenter__(self) -> VoiceClient:
         self._socket = await _open_socket(self.url, self._timeout)
@@ -306,7 +228,7 @@ class VoiceClient:
         """
         if self._broken:
             self._check()
-        await _send(self._socket, encode(command), text=True)
+        await self._transmit(encode(command), text=True)
 
     async def send_audio(self, pcm: bytes) -> None:
         """Send PCM16 at the input rate, any whole number of samples; the caller keeps the pace of real time.
@@ -316,7 +238,7 @@ class VoiceClient:
         """
         if self._broken:
             self._check()
-        await _send(self._socket, pcm)
+        await self._transmit(pcm, or_drop=True)
 
     async def events(self) -> AsyncIterator[ServerEvent]:
         """All events from now on, until the session ends. A reader that falls 4096 events behind is dropped."""
@@ -375,18 +297,18 @@ class VoiceClient:
         await self._wait(lambda: not self._open_reply, timeout, "The greeting did not end")
 
     @contextlib.contextmanager
-    def _taking_turn(self) -> Iterator[_Turn]:
+    def _taking_turn(self) -> Iterator[TurnInProgress]:
         if self._turn is not None:
             raise RejoinderError("This client is in the middle of a turn.", code="busy", fix="Await it first.")
         self._check()
-        self._turn = _Turn()
+        self._turn = TurnInProgress()
         try:
             yield self._turn
         finally:
             self._turn = None
             self._outgoing.clear()
 
-    async def _finish(self, turn: _Turn, timeout: float) -> TurnResult:
+    async def _finish(self, turn: TurnInProgress, timeout: float) -> TurnResult:
         self._progress_at = time.monotonic()
         while not turn.over():
             if self._over and turn.finished:
@@ -444,20 +366,38 @@ class VoiceClient:
         last = f" (its last error: {self._last_error.message})" if self._last_error else ""
         return NoReply(f"{what}{last}.", fix="Look at the server's log; `rejoinder doctor` checks the machine.")
 
-    async def _receive(self, socket: ClientConnection) -> None:
-        from websockets.exceptions import ConnectionClosed
+    async def _transmit(self, data: bytes, *, text: bool = False, or_drop: bool = False) -> None:
+        """Send a frame; one that cannot be sent now waits for the connection to be made anew, or is dropped."""
+        while True:
+            socket = self._socket
+            try:
+                await _send(socket, data, text=text)
+                return
+            except Unreachable:
+                if not self._may_resume():
+                    raise
+            if or_drop:
+                return
+            while self._socket is socket and not self._over:
+                await self._changed(self._timeout)
+            if self._over:
+                raise self._over
 
-        lost = "The server closed the connection"
+    def _may_resume(self) -> bool:
+        known = self.session is not None and bool(self.session.resume_token) and not self.ended
+        return self._resume and known and not self._over and self._socket is not None
+
+    async def _receive(self, socket: ClientConnection) -> None:
         bug: Exception | None = None
+        lost = ""
         try:
-            async for message in socket:
-                if isinstance(message, bytes):
-                    self._take_audio(message)
-                else:
-                    self._take_event(message)
-                self._notify()
-        except ConnectionClosed as error:
-            lost = f"The connection was lost ({error})"
+            while True:
+                lost, broken = await self._read(socket)
+                if not broken or not self._may_resume():
+                    break
+                if (again := await self._reconnect()) is None:
+                    break
+                socket = again
         except Exception as error:  # noqa: BLE001 - of `on_event` or the player: for the caller, whatever it is
             bug = error
         finally:
@@ -479,6 +419,60 @@ class VoiceClient:
                 reader.close()
             self._notify()
 
+    async def _read(self, socket: ClientConnection) -> tuple[str, bool]:
+        """Take what comes until there is no more; why that is, and whether the connection merely broke."""
+        from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+
+        try:
+            async for message in socket:
+                if isinstance(message, bytes):
+                    self._take_audio(message)
+                else:
+                    self._take_event(message)
+                self._notify()
+        except ConnectionClosedOK:
+            pass
+        except ConnectionClosed as error:
+            return f"The connection was lost ({error})", error.rcvd is None
+        return "The server closed the connection", False
+
+    async def _reconnect(self) -> ClientConnection | None:
+        """Take our place in the session again; None if that is not to be had."""
+        assert self.session is not None
+        self.player.clear()
+        self._trim()
+        parts = urlsplit(self.url)
+        path = f"/v1/sessions/{self.session.session_id}/ws"
+        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        token = self.session.resume_token
+        deadline = time.monotonic() + RESUME_S
+        while time.monotonic() < deadline and self._may_resume():
+            try:
+                socket = await _open_socket(url, self._timeout)
+            except RejoinderError:
+                await asyncio.sleep(RESUME_EVERY_S)
+                continue
+            configure = msgspec.structs.replace(
+                self._configure, agent=None, resume_token=token, last_seq=self._last_seq
+            )
+            configure.played_ms = self.player.played_ms()
+            self._cleared = True
+            await _send(socket, encode(configure), text=True)
+            if self._socket is None:
+                # Closed meanwhile.
+                socket.transport.abort()
+                return None
+            self._socket = socket
+            self.resumes += 1
+            self._notify()
+            return socket
+        return None
+
+    def _trim(self) -> None:
+        """What was buffered will not be played."""
+        if self._turn:
+            del self._turn.audio[byte_count(self.player.played_ms(), self.output_rate) :]
+
     def _take_audio(self, pcm: bytes) -> None:
         if self._cleared:
             self.stale_frames += 1
@@ -496,6 +490,9 @@ class VoiceClient:
             event = decode_event(message)
         except msgspec.MsgspecError:
             return  # A newer server may say more than this client knows.
+        if not (isinstance(event, SessionStarted) and event.resumed):
+            # That one has the newest number, and what was missed follows.
+            self._last_seq = max(self._last_seq, event.seq)
         if isinstance(event, SessionStarted):
             self.session = event
         elif isinstance(event, SessionEnded):
@@ -505,15 +502,21 @@ class VoiceClient:
         elif isinstance(event, ReplyStarted):
             self._open_reply = self._playing = event.reply_id
             self._cleared = False
+            self.player.duck(1.0)
             self.player.begin()
         elif isinstance(event, ReplyFinished):
             self._open_reply = ""
         elif isinstance(event, ClearAudio):
             self._cleared = True
             self.player.clear()
+            self.player.duck(1.0)
             self._report_now.set()
-            if self._turn:
-                del self._turn.audio[byte_count(self.player.played_ms(), self.output_rate) :]
+            self._trim()
+        elif isinstance(event, ReplyDucked):
+            self.player.duck(DUCKED)
+        elif isinstance(event, ReplyResumed):
+            self._cleared = False
+            self.player.duck(1.0)
         if self._turn:
             self._turn.see(event)
         for reader in tuple(self._readers):
@@ -532,7 +535,8 @@ class VoiceClient:
                 self._report_now.clear()
                 report = (self._playing, self.player.played_ms())
                 if report != reported:
-                    await _send(self._socket, encode(Playback(reply_id=report[0], played_ms=report[1])), text=True)
+                    playback = Playback(reply_id=report[0], played_ms=report[1])
+                    await self._transmit(encode(playback), text=True, or_drop=True)
                     reported = report
                 left = self.player.remaining_s()
                 if left <= 0 and not self._report_now.is_set():
@@ -549,7 +553,7 @@ class VoiceClient:
             frame, last_of_speech = self._outgoing.popleft() if self._outgoing else (silence, False)
             if last_of_speech and self._turn:
                 self._turn.said()
-            await _send(self._socket, frame)
+            await self._transmit(frame, or_drop=True)
             due += FRAME_MS / 1000
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 

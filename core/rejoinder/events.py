@@ -284,6 +284,8 @@ class Configure(Command, tag="session.configure"):
     """Of a connection that was lost: its place is taken again."""
     last_seq: int = 0
     """With `resume_token`: the number of the last event that arrived; those after it are sent again."""
+    played_ms: float | None = None
+    """With `resume_token`: as in `playback`, for the reply that was playing."""
 
 
 class Text(Command, tag="text"):

@@ -34,13 +34,17 @@ class Endpoint(Protocol):
 
 
 class LocalLink:
-    """One client of a session: `rates` as it sees them; `audio`: it hears replies, or else only reads them."""
+    """One client of a session: `rates` as it sees them; `audio`: it hears replies, or else only reads them.
 
-    def __init__(self, session: Endpoint, receiver: LinkReceiver, rates: Rates, audio: bool) -> None:
+    `owner`: the session was made for this client and ends when it hangs up.
+    """
+
+    def __init__(self, session: Endpoint, receiver: LinkReceiver, rates: Rates, audio: bool, owner: bool) -> None:
         self.session_id = session.id
         self.receiver = receiver
         self.rates = rates
         self.audio = audio
+        self.owner = owner
         self.resume_token = secrets.token_urlsafe(16)
         """Known to this client alone: who comes with it takes this client's place."""
         self._session = session

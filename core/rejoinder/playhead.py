@@ -22,6 +22,9 @@ class Player(Protocol):
     def clear(self) -> None:
         """Drop what is buffered."""
 
+    def duck(self, gain: float) -> None:
+        """Play at `gain` (1.0: as loud as it comes) until told otherwise, without a jump."""
+
     def played_ms(self) -> float:
         """How much of the current reply was played."""
 
@@ -58,6 +61,9 @@ class Playhead:
         """See `Player`."""
         self._received_ms = self.played_ms()
         self._ends_at = -math.inf
+
+    def duck(self, gain: float) -> None:
+        """See `Player`: of silence nothing changes."""
 
     def played_ms(self) -> float:
         """See `Player`."""

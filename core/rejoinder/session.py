@@ -333,12 +333,22 @@ class Session:
     # -- connections
 
     def attach(
-        self, receiver: LinkReceiver, rates: Rates, *, audio: bool, resume_token: str = "", last_seq: int = 0
+        self,
+        receiver: LinkReceiver,
+        rates: Rates,
+        *,
+        audio: bool,
+        owner: bool = False,
+        resume_token: str = "",
+        last_seq: int = 0,
+        played_ms: float | None = None,
     ) -> LocalLink:
         """Connect a client, which wants reply `audio` or only text. It is told `session.started` first.
 
+        `owner`: the session is there for this client alone and ends when it hangs up (its adapter sees to that).
+
         With the `resume_token` of a connection that was lost it takes that one's place: it is sent the events after
-        `last_seq`, and (by `turns.on_resume`) what it had not heard of the reply.
+        `last_seq`, and (by `turns.on_resume`) what it had not heard of the reply, of which it has played `played_ms`.
 
         Raises:
             SessionError: the session is over, or nobody was lost who had this token (`bad_resume_token`).
@@ -347,11 +357,15 @@ class Session:
             raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
         started = self._started(rates)
         started.at = self._clock.wall_ms()
-        link = self._audience.add(receiver, rates, started, audio=audio, token=resume_token, last_seq=last_seq)
+        link = self._audience.add(
+            receiver, rates, started, audio=audio, owner=owner, token=resume_token, last_seq=last_seq
+        )
         self._tally.resumes += bool(resume_token)
         self._stop_timer("idle")
         if audio:
             self._post(turns.AudienceChanged(True))
+            if self._abandoned and played_ms is not None:
+                self._playout.report(played_ms)
             self._come_back()
         return link
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
-from rejoinder.audio import FRAME_MS, SAMPLE_BYTES, duration_ms
+from rejoinder.audio import FRAME_MS, SAMPLE_BYTES, duration_ms, fade
 from rejoinder.channel import Channel
 from rejoinder.errors import ConfigError, MissingDependency
 
@@ -25,6 +25,7 @@ class Speaker:
         self._lock = threading.Lock()
         self._buffer = bytearray()
         self._received = 0
+        self._gain = self._target = 1.0
 
     def begin(self) -> None:
         """See `Player`."""
@@ -42,6 +43,11 @@ class Speaker:
         with self._lock:
             self._received = max(0, self._received - len(self._buffer))
             self._buffer.clear()
+
+    def duck(self, gain: float) -> None:
+        """See `Player`."""
+        with self._lock:
+            self._target = gain
 
     def played_ms(self) -> float:
         """See `Player`."""
@@ -63,6 +69,9 @@ class Speaker:
             with self._lock:
                 pcm = bytes(self._buffer[: wanted * SAMPLE_BYTES])
                 del self._buffer[: wanted * SAMPLE_BYTES]
+                before, self._gain = self._gain, self._target
+            if before != 1.0 or self._gain != 1.0:
+                pcm = fade(pcm, before, self._gain)
             wanted = yield pcm.ljust(wanted * SAMPLE_BYTES, b"\0")
 
 
