@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rejoinder.clock import LoopClock
 from rejoinder.settings import Limits
@@ -177,3 +181,87 @@ def test_the_pacer_sleeps_while_nobody_plays() -> None:
         assert rig.pacer._timer is None
 
     run(test)
+
+
+class Listener:
+    """A client whose loudspeaker may run a little early or late; it keeps what it really played, sample by sample."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.played = bytearray()
+
+    def take(self, data: bytes, last: bool) -> None:
+        self.buffer += data
+
+    def play(self, ms: float) -> None:
+        size = int(ms * RATE / 1000) * 2
+        self.played += self.buffer[:size]
+        del self.buffer[:size]
+
+    def played_ms(self) -> float:
+        return len(self.played) * 1000 / (2 * RATE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(20, 900),  # it plays this long, ms
+            st.floats(0.8, 1.0),  # as fast as that: buffers run dry now and then
+            st.booleans(),  # it reports before it is held
+            st.booleans(),  # it says where it stopped
+            st.integers(0, 400),  # the agent goes on so long before that, ms
+        ),
+        max_size=6,
+    ),
+    st.integers(300, 4000),
+)
+def test_however_often_a_reply_is_held_the_client_misses_nothing(
+    holds: list[tuple[int, float, bool, bool, int]], length_ms: int
+) -> None:
+    """Each sample says where in the reply it belongs, so a gap in what was played shows."""
+    whole = array("H", (n % 65521 for n in range(length_ms * RATE // 1000))).tobytes()
+
+    async def main() -> None:
+        client = Listener()
+        pacer = Pacer()
+        playout = Playout(RATE, Limits(), LoopClock(), pacer, client.take, lambda epoch: None, lambda epoch: None)
+        playout.begin(1)
+        playout.open_gate(1)
+
+        async def produce() -> None:
+            for start in range(0, len(whole), 6_402):
+                await playout.push(1, whole[start : start + 6_402])
+            playout.finish(1)
+
+        producing = asyncio.create_task(produce())
+        resumed_at: list[tuple[int, float]] = [(0, 0.0)]
+        for wait_ms, pace, reports, tells, back_ms in holds:
+            for _ in range(wait_ms // 20):
+                await asyncio.sleep(0.02)
+                client.play(20 * pace)
+                if reports:
+                    playout.report(client.played_ms())
+            playout.report(client.played_ms())
+            playout.hold()
+            client.buffer.clear()
+            if tells:
+                playout.report(client.played_ms())
+            assert not client.buffer
+            position = playout.position_ms(playout.played_ms())
+            resumed_at.append((len(client.played), max(0.0, position - back_ms)))
+            playout.resume(max(0.0, position - back_ms))
+        while playout.position_ms(client.played_ms()) < length_ms - 1 or not producing.done():
+            await asyncio.sleep(0.02)
+            client.play(20)
+            playout.report(client.played_ms())
+        await producing
+        client.play(20)
+        pacer.close()
+        for (start, from_ms), (end, _) in pairwise([*resumed_at, (len(client.played), 0.0)]):
+            first = int(from_ms * RATE / 1000) * 2
+            assert client.played[start:end] == whole[first : first + end - start], "in order, from there"
+        assert client.played[-2:] == whole[-2:], "to the very end"
+        assert playout.position_ms(client.played_ms()) == pytest.approx(length_ms, abs=1)
+
+    run_virtual(main(), limit_s=60)

@@ -204,7 +204,10 @@ class Playout:
         again = self._to_bytes(self.position_ms(self.sent_ms) - from_ms)
         again = max(0, min(again, self._remembered))
         if again:
-            self._prepend(self._memory()[self._remembered - again :])
+            memory = self._memory()
+            self._prepend(memory[self._remembered - again :])
+            # It is remembered once more when it is sent: the memory is a piece of the reply without repetitions.
+            self._remember_only(memory[: self._remembered - again])
             self._repeated += again
         self._held = False
         if self._gate_open:
@@ -240,7 +243,8 @@ class Playout:
             self._remember_only(memory[: self._remembered - unplayed])
             self._sent -= unplayed
         elif played > self._sent:
-            more = self._take(played - self._sent)
+            more = bytes(self._head[: played - self._sent])
+            self._head = self._head[len(more) :]
             self._remember(more)
             self._sent += len(more)
         self._base_ms = self.sent_ms
