@@ -132,7 +132,8 @@ def _is_made_up(words: tuple[str, ...], speech_ms: float) -> bool:
         return True
     if len(words) > 1 and len(set(words)) == 1:  # laughter
         return True
-    return len(words) == 1 and words[0] in MADE_UP and speech_ms < MADE_UP_MS
+    known = (len(words) == 1 and words[0] in MADE_UP) or all(len(word) == 1 for word in words)
+    return known and speech_ms < MADE_UP_MS
 
 
 class Language(msgspec.Struct, forbid_unknown_fields=True):

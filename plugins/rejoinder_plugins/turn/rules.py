@@ -174,7 +174,7 @@ NUMBERS: tuple[tuple[str, tuple[int, ...]], ...] = (
 """What the agent asked for, as a pattern, and how many digits it has when complete."""
 ANY_NUMBER = re.compile(r"\b(number|digits?|code|account|extension|\bid\b|password|passcode|reference|serial)\b")
 """The agent asked for a number of unknown length."""
-ANNOUNCED = re.compile(r"\b(number|code|pin|zip|account|extension|phone|card|id|it)('s| is)\b")
+ANNOUNCED = re.compile(r"\b(number|code|pin|zip|account|extension|phone|card|id)('s| is)\b")
 """The user announced one."""
 DICTATED = 3
 """So many digits one by one are a number being dictated, whatever was asked."""
