@@ -50,6 +50,12 @@ def started(agent: str = "guide") -> events.SessionStarted:
     return events.SessionStarted(agent=agent, input_rate=16_000, output_rate=24_000)
 
 
+def interruption(turn_id: str, accepted: bool, cause: str, words: str) -> events.Interruption:
+    return events.Interruption(
+        turn_id=turn_id, reply_id="r1", accepted=accepted, cause=cause, speech_ms=340, text=words
+    )
+
+
 def conversation() -> list[events.Event]:
     return [
         started(),
@@ -64,11 +70,16 @@ def conversation() -> list[events.Event]:
             spans=[events.Span("stt", 200), events.Span("llm", 0, True), events.Span("tts", 500)],
             jitter_us=3,
             speculated=True,
+            saved_us=260,
+            discarded=1,
             providers={"stt": "moonshine"},
         ),
+        interruption("t1", False, "backchannel", "mm-hm"),
+        interruption("t2", True, "stop_word", "wait"),
         events.ReplyFinished(
             turn_id="t1", reply_id="r1", reason="interrupted", text="It is noon.", heard_text="It is", played_ms=300
         ),
+        events.SessionMetrics(turns=1, interruptions=1, false_interruptions={"backchannel": 1}),
         events.SessionEnded(reason="client_ended"),
     ]
 
@@ -87,6 +98,17 @@ def test_a_conversation_can_be_read_back(place: str, tmp_path: Path) -> None:
             ]
             assert sum(span.us for span in turn.spans) == turn.response_us
             assert (turn.jitter_us, turn.speculated, turn.providers) == (3, True, {"stt": "moonshine"})
+            assert (turn.saved_us, turn.discarded) == (260, 1)
+            overheard, meant = await store.interruptions("ses_1")
+            # What was no interruption belongs to no turn, and is kept all the same.
+            assert (overheard.turn_id, overheard.accepted, overheard.cause, overheard.text) == (
+                "t1",
+                False,
+                "backchannel",
+                "mm-hm",
+            )
+            assert (meant.turn_id, meant.reply_id, meant.accepted, meant.speech_ms) == ("t2", "r1", True, 340)
+            assert (meant.seq, meant.at) == (8, 1008)
             # The tool was called while the turn was undecided, and is found all the same.
             assert [(call.id, call.status, call.result) for call in turn.tool_calls] == [("c1", "ok", "12:00")]
             lines = [(line.role, line.content) for line in await store.messages("ses_1")]
@@ -96,9 +118,13 @@ def test_a_conversation_can_be_read_back(place: str, tmp_path: Path) -> None:
             assert (session.agent, session.started_at, session.ended_at, session.end_reason) == (
                 "guide",
                 1001,
-                1008,
+                1011,
                 "client_ended",
             )
+            assert session.metrics is not None
+            assert set(session.metrics) == set(events.SessionMetrics.__struct_fields__) - {"seq", "at", "session_id"}
+            assert (session.metrics["turns"], session.metrics["nudges"]) == (1, 0)
+            assert session.metrics["false_interruptions"] == {"backchannel": 1}
             assert store.writer.rejected == 0
 
     asyncio.run(scenario())
@@ -123,6 +149,7 @@ def test_what_is_not_there_is_none_or_empty() -> None:
             assert await store.room("room_x") is None
             assert await store.room_of_session("ses_x") is None
             assert await store.turns("ses_x") == []
+            assert await store.interruptions("ses_x") == []
 
     asyncio.run(scenario())
 
@@ -207,8 +234,13 @@ def test_a_session_taken_up_again_is_one_session(tmp_path: Path) -> None:
 
 
 def test_closing_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
-    def held() -> tuple[int, int]:
-        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+    others = set(threading.enumerate())
+
+    def held() -> tuple[set[threading.Thread], int]:
+        for thread in set(threading.enumerate()) - others:
+            # A driver's thread says that it is done a moment before it is gone.
+            thread.join(5)
+        return set(threading.enumerate()) - others, len(os.listdir("/proc/self/fd"))
 
     async def once(store: Store) -> None:
         await store.open()
@@ -223,6 +255,7 @@ def test_closing_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
         for number in range(20):
             await once(Store(url_of(tmp_path / f"{number}.db") if number % 2 else MEMORY))
         assert held() == before
+        assert before[0] == set()
 
     asyncio.run(scenario())
 

@@ -116,11 +116,33 @@ def test_a_turn_is_measured_by_its_first_answer_only(bench: Bench) -> None:
                 reply_id=reply,
                 response_us=us,
                 spans=[events.Span("stt", us - 10), events.Span("llm", 10, True)],
+                saved_us=80,
+                discarded=2,
                 providers={"llm": "guide"},
             )
         )
-    assert bench.of(Write.TURN_METRICS) == [(700, 0, False, '{"llm":"guide"}', "t1")]
+    assert bench.of(Write.TURN_METRICS) == [(700, 0, False, 80, 2, '{"llm":"guide"}', "t1")]
     assert bench.of(Write.SPAN) == [("t1", 0, "stt", 690, False), ("t1", 1, "llm", 10, True)]
+
+
+def test_an_interruption_is_kept_whether_it_was_one_or_not(bench: Bench) -> None:
+    bench.say(
+        events.Interruption(
+            turn_id="t1", reply_id="r1", accepted=False, cause="backchannel", speech_ms=300, text="mm-\0hm"
+        )
+    )
+    assert bench.of(Write.INTERRUPTION) == [(SESSION, 2, "t1", "r1", False, "backchannel", 300, "mm-hm", 1002)]
+    assert not bench.of(Write.TURN)
+
+
+def test_what_happened_in_all_is_kept_with_the_session(bench: Bench) -> None:
+    bench.say(events.SessionMetrics(turns=2, interruptions=1, timeouts={"llm:openai": 1}))
+    ((counts, session_id),) = bench.of(Write.SESSION_METRICS)
+    assert session_id == SESSION
+    kept = msgspec.json.decode(counts)
+    assert (kept["turns"], kept["interruptions"], kept["nudges"]) == (2, 1, 0)
+    assert kept["timeouts"] == {"llm:openai": 1}
+    assert not {"type", "seq", "at", "session_id"} & kept.keys()
 
 
 def test_an_error_before_the_start_has_a_session_to_belong_to() -> None:

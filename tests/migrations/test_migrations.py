@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import sqlite3
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
@@ -24,6 +28,7 @@ from rejoinder.commands import db
 from rejoinder.errors import SchemaMismatch
 from rejoinder.store import schema
 from rejoinder.store.schema import SchemaState
+from rejoinder.store.store import Store
 from rejoinder.store.tables import metadata
 
 
@@ -84,6 +89,62 @@ def test_up_down_and_up_again(path: Path) -> None:
         assert (await schema.upgrade(url)).state is SchemaState.CURRENT
 
     asyncio.run(scenario())
+
+
+def test_what_an_older_release_stored_is_still_there(path: Path) -> None:
+    """Each step up and down, with rows in the tables."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+    def rows(query: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(query).fetchall()
+
+    with engine.connect() as connection:
+        assert schema.migrate(connection, "0001").state is SchemaState.BEHIND
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO sessions VALUES ('ses_1', NULL, 'guide', 1, 9, 'idle', 16000, 24000)")
+        connection.execute("INSERT INTO turns (id, session_id, number, committed_at) VALUES ('t1', 'ses_1', 1, 2)")
+        connection.execute("INSERT INTO spans VALUES ('t1', 0, 'llm', 5, 0)")
+
+    async def read() -> None:
+        store = Store(url_of(path))
+        await store.open()
+        try:
+            session = await store.session("ses_1")
+            assert session is not None
+            assert (session.end_reason, session.metrics) == ("idle", None)
+            (turn,) = await store.turns("ses_1")
+            assert (turn.saved_us, turn.discarded, len(turn.spans)) == (None, None, 1)
+            assert await store.interruptions("ses_1") == []
+        finally:
+            await store.close()
+
+    asyncio.run(read())
+    assert rows("SELECT version_num FROM alembic_version") == [("0002",)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO interruptions VALUES ('ses_1', 3, 't2', 'r1', 1, 'words', 400, 'no', 5)")
+        connection.execute("UPDATE turns SET saved_us = 7, discarded = 1")
+    with engine.connect() as connection:
+        command.downgrade(schema._config(connection), "0001")
+        connection.commit()
+    assert rows("SELECT * FROM sessions") == [("ses_1", None, "guide", 1, 9, "idle", 16_000, 24_000)]
+    assert rows("SELECT id, number FROM turns") == [("t1", 1)]
+    assert rows("SELECT name FROM spans") == [("llm",)]
+    assert "interruptions" not in tables(path)
+    asyncio.run(read())
+
+
+def test_the_steps_can_be_taken_on_postgresql() -> None:
+    scripts = ScriptDirectory.from_config(schema._config())
+    for revision in scripts.walk_revisions():
+        for step in (revision.module.upgrade, revision.module.downgrade):
+            sql = io.StringIO()
+            options = {"as_sql": True, "output_buffer": sql}
+            context = MigrationContext.configure(dialect_name="postgresql", opts=options)
+            with Operations.context(context):
+                step()
+            assert sql.getvalue().count(";") > 1
+            assert "AUTOINCREMENT" not in sql.getvalue()
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(path: Path) -> None:
@@ -153,8 +214,8 @@ def test_the_command_upgrades_and_checks(path: Path) -> None:
     behind = run("check")
     assert isinstance(behind.exception, SchemaMismatch)
     assert behind.exit_code == 1
-    assert "0001" in run("upgrade").output
-    assert run("current").output == "0001\n"
+    assert "0002" in run("upgrade").output
+    assert run("current").output == "0002\n"
     assert run("check").exit_code == 0
 
 

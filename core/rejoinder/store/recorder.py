@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from rejoinder import events
+from rejoinder.store.records import counts_of
 from rejoinder.store.statements import Row, Write
 
 _T = TypeVar("_T")
@@ -37,7 +38,9 @@ class Recorder:
         self._rooms: dict[str, str] = {}
         self._project: dict[type, Callable[[_Session, str, Any], None]] = {
             events.SessionStarted: self._session_started,
+            events.SessionMetrics: self._session_metrics,
             events.SessionEnded: self._session_ended,
+            events.Interruption: self._interruption,
             events.TurnCommitted: self._turn_committed,
             events.ReplyStarted: self._reply_started,
             events.ReplyFinished: self._reply_finished,
@@ -80,6 +83,9 @@ class Recorder:
         if event.seq > 1:
             self._put(Write.SESSION_STARTED, (event.agent, event.at, event.input_rate, event.output_rate, session_id))
 
+    def _session_metrics(self, session: _Session, session_id: str, event: events.SessionMetrics) -> None:
+        self._put(Write.SESSION_METRICS, (_json(counts_of(event)).decode(), session_id))
+
     def _session_ended(self, session: _Session, session_id: str, event: events.SessionEnded) -> None:
         self._put(Write.SESSION_ENDED, (event.at, event.reason, session_id))
         del self._sessions[session_id]
@@ -118,6 +124,11 @@ class Recorder:
         if heard:
             self._put(Write.MESSAGE, (session_id, event.turn_id, "assistant", heard, event.at, event.seq))
 
+    def _interruption(self, session: _Session, session_id: str, event: events.Interruption) -> None:
+        cause, text = _storable(event.cause), _storable(event.text)
+        about = (event.turn_id, event.reply_id, event.accepted, cause, event.speech_ms, text)
+        self._put(Write.INTERRUPTION, (session_id, event.seq, *about, event.at))
+
     def _tool_called(self, session: _Session, session_id: str, event: events.ToolCalled) -> None:
         turn_id = session.replies.get(event.reply_id)
         arguments = _storable(event.arguments)
@@ -137,7 +148,8 @@ class Recorder:
             self._turn(session, session_id, event.turn_id, None, event.at, event.reply_id)
         session.measured[event.turn_id] = True
         providers = _json(event.providers).decode()
-        self._put(Write.TURN_METRICS, (event.response_us, event.jitter_us, event.speculated, providers, event.turn_id))
+        speculation = (event.speculated, event.saved_us, event.discarded)
+        self._put(Write.TURN_METRICS, (event.response_us, event.jitter_us, *speculation, providers, event.turn_id))
         for position, span in enumerate(event.spans):
             self._put(Write.SPAN, (event.turn_id, position, span.name, span.us, span.hidden))
 

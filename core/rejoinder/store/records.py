@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from rejoinder.events import Event, SessionMetrics
+
+Counts = dict[str, int | dict[str, int]]
+"""What happened in a session: the fields of `session.metrics`."""
+
 
 class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A place made ahead of a conversation; `session_id` is the id of the session that starts when somebody joins."""
@@ -16,7 +21,10 @@ class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died)."""
+    """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died).
+
+    `metrics` are known once it has ended.
+    """
 
     id: str
     room_id: str | None
@@ -26,6 +34,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     end_reason: str | None
     input_rate: int
     output_rate: int
+    metrics: Counts | None
 
 
 class SpanRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,9 +80,28 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
     response_us: int | None
     jitter_us: int | None
     speculated: bool | None
+    saved_us: int | None
+    discarded: int | None
     providers: dict[str, str] | None
     spans: list[SpanRecord]
     tool_calls: list[ToolCallRecord]
+
+
+class InterruptionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The user spoke over the agent, which stopped (`accepted`) or went on; `seq` is the number of the event.
+
+    Where it went on, there need not be a turn called `turn_id`.
+    """
+
+    session_id: str
+    seq: int
+    turn_id: str
+    reply_id: str
+    accepted: bool
+    cause: str
+    speech_ms: int
+    text: str
+    at: int
 
 
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,3 +124,8 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     type: str
     data: str
+
+
+def counts_of(event: SessionMetrics) -> Counts:
+    """What `event` counts, zeros included."""
+    return {name: getattr(event, name) for name in event.__struct_fields__ if name not in Event.__struct_fields__}

@@ -23,7 +23,9 @@ class Write(enum.IntEnum):
     MESSAGE = enum.auto()
     EVENT = enum.auto()
     SPAN = enum.auto()
+    INTERRUPTION = enum.auto()
     SESSION_STARTED = enum.auto()
+    SESSION_METRICS = enum.auto()
     SESSION_ENDED = enum.auto()
     TURN_COMMITTED = enum.auto()
     TURN_REPLY = enum.auto()
@@ -43,11 +45,16 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
     Write.MESSAGE: (tables.messages, ("session_id", "turn_id", "role", "content", "at", "seq")),
     Write.EVENT: (tables.events, ("session_id", "seq", "at", "type", "data")),
     Write.SPAN: (tables.spans, ("turn_id", "position", "name", "us", "hidden")),
+    Write.INTERRUPTION: (
+        tables.interruptions,
+        ("session_id", "seq", "turn_id", "reply_id", "accepted", "cause", "speech_ms", "text", "at"),
+    ),
 }
 
 # The columns set, then those that find the row: the order of the values in a tuple.
 _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
     Write.SESSION_STARTED: (tables.sessions, ("agent", "started_at", "input_rate", "output_rate"), ("id",)),
+    Write.SESSION_METRICS: (tables.sessions, ("metrics",), ("id",)),
     Write.SESSION_ENDED: (tables.sessions, ("ended_at", "end_reason"), ("id",)),
     Write.TURN_COMMITTED: (tables.turns, ("user_text", "committed_at"), ("id",)),
     Write.TURN_REPLY: (tables.turns, ("reply_id",), ("id",)),
@@ -56,7 +63,11 @@ _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
         ("reply_id", "reply_text", "heard_text", "reply_reason", "played_ms", "estimated"),
         ("id",),
     ),
-    Write.TURN_METRICS: (tables.turns, ("response_us", "jitter_us", "speculated", "providers"), ("id",)),
+    Write.TURN_METRICS: (
+        tables.turns,
+        ("response_us", "jitter_us", "speculated", "saved_us", "discarded", "providers"),
+        ("id",),
+    ),
     Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),
 }
 

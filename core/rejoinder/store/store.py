@@ -21,6 +21,7 @@ from rejoinder.store.failures import store_error
 from rejoinder.store.recorder import Recorder
 from rejoinder.store.records import (
     EventRecord,
+    InterruptionRecord,
     MessageRecord,
     RoomRecord,
     SessionRecord,
@@ -155,6 +156,12 @@ class Store:
             .limit(limit)
         )
         return await self._all(query, EventRecord)
+
+    async def interruptions(self, session_id: str) -> list[InterruptionRecord]:
+        """When the user spoke over the agent in a session, and what came of it, in their order."""
+        columns = tables.interruptions.c
+        query = select(tables.interruptions).where(columns.session_id == session_id).order_by(columns.seq)
+        return await self._all(query, InterruptionRecord)
 
     async def messages(self, session_id: str) -> list[MessageRecord]:
         """The conversation of a session in its order."""

@@ -61,6 +61,7 @@ sessions = Table(
     Column("end_reason", String),
     Column("input_rate", Integer, nullable=False),
     Column("output_rate", Integer, nullable=False),
+    Column("metrics", JSON),
     Index(None, "started_at"),
     Index(None, "agent", "id"),
     Index(None, "room_id"),
@@ -83,6 +84,8 @@ turns = Table(
     Column("response_us", BigInteger),
     Column("jitter_us", BigInteger),
     Column("speculated", Boolean),
+    Column("saved_us", BigInteger),
+    Column("discarded", Integer),
     Column("providers", JSON),
     Index(None, "session_id", "number"),
 )
@@ -137,4 +140,20 @@ spans = Table(
     Column("name", String, nullable=False),
     Column("us", BigInteger, nullable=False),
     Column("hidden", Boolean, nullable=False),
+)
+
+interruptions = Table(
+    "interruptions",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    # The number of its event.
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    # No foreign key: what was no interruption is often no turn either.
+    Column("turn_id", String, nullable=False),
+    Column("reply_id", String, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("speech_ms", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
 )
