@@ -101,10 +101,10 @@ def test_what_an_older_release_stored_is_still_there(path: Path) -> None:
 
     with engine.connect() as connection:
         assert schema.migrate(connection, "0001").state is SchemaState.BEHIND
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO sessions VALUES ('ses_1', NULL, 'guide', 1, 9, 'idle', 16000, 24000)")
-        connection.execute("INSERT INTO turns (id, session_id, number, committed_at) VALUES ('t1', 'ses_1', 1, 2)")
-        connection.execute("INSERT INTO spans VALUES ('t1', 0, 'llm', 5, 0)")
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("INSERT INTO sessions VALUES ('ses_1', NULL, 'guide', 1, 9, 'idle', 16000, 24000)")
+        raw.execute("INSERT INTO turns (id, session_id, number, committed_at) VALUES ('t1', 'ses_1', 1, 2)")
+        raw.execute("INSERT INTO spans VALUES ('t1', 0, 'llm', 5, 0)")
 
     async def read() -> None:
         store = Store(url_of(path))
@@ -121,9 +121,9 @@ def test_what_an_older_release_stored_is_still_there(path: Path) -> None:
 
     asyncio.run(read())
     assert rows("SELECT version_num FROM alembic_version") == [("0002",)]
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO interruptions VALUES ('ses_1', 3, 't2', 'r1', 1, 'words', 400, 'no', 5)")
-        connection.execute("UPDATE turns SET saved_us = 7, discarded = 1")
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("INSERT INTO interruptions VALUES ('ses_1', 3, 't2', 'r1', 1, 'words', 400, 'no', 5)")
+        raw.execute("UPDATE turns SET saved_us = 7, discarded = 1")
     with engine.connect() as connection:
         command.downgrade(schema._config(connection), "0001")
         connection.commit()
