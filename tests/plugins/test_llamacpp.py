@@ -144,8 +144,8 @@ def test_closing_the_answer_stops_the_model_and_the_next_request_works() -> None
             return engine.chunks
 
     started, reading, answered = asyncio.run(run())
-    assert started < 8
-    assert reading < 6  # the whole prompt has 24 steps
+    assert started < 24  # some are steps of the prompt; there would be a thousand
+    assert reading < 24  # the whole prompt has 190 steps
     assert answered > 4
 
 
