@@ -20,6 +20,7 @@ _STATUS = {
     "session_not_started": 404,
     "session_over": 409,
     "room_expired": 410,
+    "too_fast": 429,
     "full": 503,
     "draining": 503,
 }

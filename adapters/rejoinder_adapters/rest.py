@@ -1,4 +1,4 @@
-"""The REST adapter: make rooms, read sessions back with turns, spans and events, see whether the server lives."""
+"""The REST adapter: make rooms, read sessions back, interrupt an agent or have it say something, check the server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import MediaType, Request, Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder import __version__
 from rejoinder.app import Runtime
 from rejoinder.errors import SessionError
 from rejoinder.hookspecs import hookimpl
-from rejoinder.store.records import MessageRecord, RoomRecord, SessionRecord, TurnRecord
+from rejoinder.session import Session
+from rejoinder.store.records import (
+    InterruptionRecord,
+    MessageRecord,
+    RoomRecord,
+    SessionRecord,
+    TurnRecord,
+    counts_of,
+)
 
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
 
@@ -41,6 +49,12 @@ class Room(msgspec.Struct):
     join: Join
 
 
+class ToSay(msgspec.Struct, forbid_unknown_fields=True):
+    """What the agent is to say."""
+
+    text: str
+
+
 class Page(msgspec.Struct):
     """Sessions, newest first; `next_cursor` is the `before` of the next page."""
 
@@ -49,12 +63,13 @@ class Page(msgspec.Struct):
 
 
 class SessionDetail(msgspec.Struct):
-    """A session with all that was said, and how long it took."""
+    """A session with all that was said, and how long it took; of a `live` one, so far."""
 
     session: SessionRecord
     live: bool
     turns: list[TurnRecord]
     messages: list[MessageRecord]
+    interruptions: list[InterruptionRecord]
 
 
 class EventPage(msgspec.Struct):
@@ -99,15 +114,31 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         limit: Limit = 50, before: FromQuery[str | None] = None, agent: FromQuery[str | None] = None
     ) -> Page:
         """Sessions, newest first."""
-        items = await store.sessions(limit=limit, before=before, agent=agent)
+        items = [_measured(record) for record in await store.sessions(limit=limit, before=before, agent=agent)]
         return Page(items, items[-1].id if len(items) == limit else None)
 
     @get("/v1/sessions/{session_id:str}")
     async def get_session(session_id: FromPath[str]) -> SessionDetail:
-        """A session with its turns, their spans and tool calls, and its messages."""
-        session = await _session(session_id)
-        turns, messages = await store.turns(session_id), await store.messages(session_id)
-        return SessionDetail(session, session_id in runtime.sessions, turns, messages)
+        """A session with its metrics, its turns with spans and tool calls, its messages and interruptions."""
+        session = _measured(await _session(session_id))
+        return SessionDetail(
+            session,
+            session_id in runtime.sessions,
+            await store.turns(session_id),
+            await store.messages(session_id),
+            await store.interruptions(session_id),
+        )
+
+    @post("/v1/sessions/{session_id:str}/interrupt", status_code=204)
+    async def interrupt(session_id: FromPath[str]) -> None:
+        """Stop what the agent is saying."""
+        (await _live(session_id)).interrupt()
+
+    @post("/v1/sessions/{session_id:str}/say", status_code=202)
+    async def say(session_id: FromPath[str], data: JSONBody[ToSay]) -> Response[bytes]:
+        """Have the agent say this, at once."""
+        (await _live(session_id)).say(data.text)
+        return Response(b"", media_type=MediaType.TEXT)
 
     @get("/v1/sessions/{session_id:str}/turns")
     async def get_turns(session_id: FromPath[str]) -> list[TurnRecord]:
@@ -161,6 +192,17 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             )
         return session
 
+    async def _live(session_id: str) -> Session:
+        if session := runtime.sessions.get(session_id):
+            return session
+        await _session(session_id)
+        raise SessionError(f"The session {session_id!r} is over.", code="session_over", fix="Start a new one.")
+
+    def _measured(record: SessionRecord) -> SessionRecord:
+        session = runtime.sessions.get(record.id)
+        return msgspec.structs.replace(record, metrics=counts_of(session.metrics)) if session else record
+
     return [
-        create_room, get_room, list_sessions, get_session, get_turns, get_events, livez, readyz, version,
+        create_room, get_room, list_sessions, get_session, get_turns, get_events, interrupt, say, livez, readyz,
+        version,
     ]  # fmt: skip

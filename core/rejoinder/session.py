@@ -28,6 +28,7 @@ from rejoinder.events import (
     ProviderSwitched,
     ServerEvent,
     SessionEnded,
+    SessionMetrics,
     SessionStarted,
     SpeechPaused,
     SpeechStarted,
@@ -353,8 +354,7 @@ class Session:
         Raises:
             SessionError: the session is over, or nobody was lost who had this token (`bad_resume_token`).
         """
-        if self._inbox.closed or self.ended_reason is not None:
-            raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
+        self._check_live()
         started = self._started(rates)
         started.at = self._clock.wall_ms()
         link = self._audience.add(
@@ -434,17 +434,10 @@ class Session:
                 elif self._settling is not None and self._settling.entry.reply_id == reply_id:
                     self._settling.report(played_ms)
             case Text(text=text):
-                if not text.strip():
-                    raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
-                if len(text) > self._limits.text_chars:
-                    raise ProtocolError(
-                        f"The text has {len(text)} characters; at most {self._limits.text_chars} are taken.",
-                        code="text_too_long",
-                        fix="Send it in parts.",
-                    )
+                text = self._checked(text)
                 self._check_pace()
                 self._wrote_at = self._clock.monotonic()
-                self._post(turns.UserWrote(text.strip()))
+                self._post(turns.UserWrote(text))
             case Interrupt():
                 self._check_pace()
                 self._post(turns.InterruptAsked())
@@ -461,6 +454,49 @@ class Session:
                     code="already_configured",
                     fix="Connect again to change it.",
                 )
+
+    def interrupt(self) -> None:
+        """Stop the answer now, if there is one.
+
+        Raises:
+            SessionError: the session is over.
+            ProtocolError: commands come faster than they can be taken (`too_fast`).
+        """
+        self._check_live()
+        self._check_pace()
+        self._post(turns.InterruptAsked())
+
+    def say(self, text: str) -> None:
+        """Let the agent say `text`, at once: an answer under way is interrupted.
+
+        Raises:
+            SessionError: the session is over.
+            ProtocolError: the text is empty or too long, or commands come too fast.
+        """
+        self._check_live()
+        text = self._checked(text)
+        self._check_pace()
+        self._post(turns.SayAsked(text))
+
+    @property
+    def metrics(self) -> SessionMetrics:
+        """What has happened so far."""
+        return self._tally.event()
+
+    def _check_live(self) -> None:
+        if self._inbox.closed or self.ended_reason is not None:
+            raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
+
+    def _checked(self, text: str) -> str:
+        if not text.strip():
+            raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
+        if len(text) > self._limits.text_chars:
+            raise ProtocolError(
+                f"The text has {len(text)} characters; at most {self._limits.text_chars} are taken.",
+                code="text_too_long",
+                fix="Send it in parts.",
+            )
+        return text.strip()
 
     def _check_pace(self) -> None:
         if len(self._inbox) > self._limits.inbox // 2:

@@ -13,7 +13,9 @@ import pytest
 
 from rejoinder import __version__
 from rejoinder.client import VoiceClient
-from rejoinder.testing.scripted import silence, tone
+from rejoinder.errors import ProtocolError
+from rejoinder.testing.scripted import noise, silence, tone
+from rejoinder_adapters.problems import status_of
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import LiveServer, Serve
@@ -170,7 +172,105 @@ def test_sessions_and_events_come_in_pages(serve: Serve) -> None:
         if page["next_cursor"] is None:
             break
         after = page["next_cursor"]
+    assert log[0].pop("resume_token"), "told to the client alone, never stored"
     assert events == log
+
+
+def test_an_answer_is_interrupted_and_the_agent_made_to_say_something(serve: Serve) -> None:
+    server = serve({"repeat": 40})
+
+    async def main() -> None:
+        async with server.caller() as caller, httpx.AsyncClient(base_url=server.http) as http:
+            path = f"/v1/sessions/{caller.events('session.started')[0]['session_id']}"
+            await caller.tell("text", text="go on")
+            while not caller.audio():
+                await caller.receive()
+            stopped = await http.post(f"{path}/interrupt")
+            assert (stopped.status_code, stopped.content) == (204, b"")
+            cleared = await caller.until("clear_audio")
+            assert (await caller.until("reply.finished"))["reason"] == "interrupted"
+            assert (await http.post(f"{path}/interrupt")).status_code == 204, "nothing to stop is no error"
+
+            said = await http.post(f"{path}/say", json={"text": " Your taxi is here. "})
+            assert (said.status_code, said.content) == (202, b"")
+            started = await caller.until("reply.started")
+            finished = await caller.until("reply.finished", reply_id=started["reply_id"])
+            assert finished["heard_text"] == "Your taxi is here."
+            stale = caller.log[caller.log.index(cleared) : caller.log.index(started)]
+            assert not [item for item in stale if isinstance(item, bytes)]
+
+            detail = (await http.get(path)).json()
+            asked, told = detail["turns"]
+            assert (asked["user_text"], asked["reply_reason"]) == ("go on", "interrupted")
+            assert (told["user_text"], told["heard_text"]) == (None, "Your taxi is here.")
+            await caller.tell("end")
+            await caller.until("session.ended")
+            for what in ("interrupt", "say"):
+                late = await http.post(f"{path}/{what}", json={"text": "too late"})
+                assert (late.status_code, late.json()["code"]) == (409, "session_over")
+
+    asyncio.run(main())
+
+
+def test_a_flood_of_sentences_to_say_is_refused_and_the_session_goes_on(serve: Serve) -> None:
+    server = serve()
+
+    async def main() -> None:
+        async with server.caller() as caller:
+            session = server.runtime.sessions[caller.events("session.started")[0]["session_id"]]
+
+            async def flood() -> None:
+                # Without a pause, so that the session does not get to take them.
+                for _ in range(1000):
+                    session.say("And this.")
+
+            with pytest.raises(ProtocolError) as refused:
+                await asyncio.to_thread(server.call, flood())
+            assert (refused.value.code, status_of(refused.value)) == ("too_fast", 429)
+            await caller.turn()
+
+    asyncio.run(main())
+
+
+def test_what_happened_in_a_session_is_told_while_it_is_live_and_afterwards(serve: Serve) -> None:
+    server = serve({"transcript": "mm-hm", "repeat": 10, "ms_per_word": 40})
+
+    async def main() -> str:
+        async with server.caller() as caller:
+            session_id = str(caller.events("session.started")[0]["session_id"])
+            await caller.tell("text", text="go on")
+            while not caller.audio():
+                await caller.receive()
+            pcm = noise(300) + silence(500)
+            for start in range(0, len(pcm), 640):
+                await caller.ws.send(pcm[start : start + 640])
+                await asyncio.sleep(0.02)
+            told = await caller.until("user.interruption")
+            assert (told["accepted"], told["cause"]) == (False, "backchannel")
+            await caller.until("reply.finished", reason="completed")
+            live = await asyncio.to_thread(get, server, f"/v1/sessions/{session_id}")
+            assert live["live"]
+            assert live["session"]["metrics"]["false_interruptions"] == {"backchannel": 1}
+            (kept,) = live["interruptions"]
+            assert {name: told[name] for name in kept if name in told} == kept
+            (listed,) = await asyncio.to_thread(lambda: get(server, "/v1/sessions")["items"])
+            assert listed == live["session"]
+            await caller.tell("end")
+            ended = await caller.until("session.metrics")
+            await caller.until("session.ended")
+            assert [item["type"] for item in caller.log if isinstance(item, dict)][-2:] == [
+                "session.metrics",
+                "session.ended",
+            ]
+            assert ended["turns"] == 1
+            return session_id
+
+    session_id = asyncio.run(main())
+    detail = get(server, f"/v1/sessions/{session_id}")
+    metrics = detail["session"]["metrics"]
+    assert (metrics["turns"], metrics["interruptions"], metrics["nudges"]) == (1, 0, 0)
+    assert metrics["false_interruptions"] == {"backchannel": 1}
+    assert get(server, "/v1/sessions")["items"] == [detail["session"]]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +279,10 @@ def test_sessions_and_events_come_in_pages(serve: Serve) -> None:
         ("GET", "/v1/sessions/ses_none", None, 404, "unknown_session", "ses_none"),
         ("GET", "/v1/sessions/ses_none/turns", None, 404, "unknown_session", "ses_none"),
         ("GET", "/v1/sessions/ses_none/events", None, 404, "unknown_session", "ses_none"),
+        ("POST", "/v1/sessions/ses_none/interrupt", None, 404, "unknown_session", "ses_none"),
+        ("POST", "/v1/sessions/ses_none/say", b'{"text": "Hello."}', 404, "unknown_session", "ses_none"),
+        ("POST", "/v1/sessions/ses_none/say", b'{"words": "Hello."}', 400, "bad_request", "words"),
+        ("POST", "/v1/sessions/ses_none/say", None, 400, "bad_request", ""),
         ("GET", "/v1/rooms/room_none", None, 404, "unknown_room", "room_none"),
         ("GET", "/v1/nothing", None, 404, "not_found", ""),
         ("DELETE", "/v1/rooms", None, 405, "method_not_allowed", ""),

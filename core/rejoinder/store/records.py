@@ -23,7 +23,7 @@ class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died).
 
-    `metrics` are known once it has ended.
+    `metrics` is what happened in it, known once it has ended; the fields of `session.metrics`.
     """
 
     id: str
