@@ -12,6 +12,7 @@ run: $(VENV)/.run models
 	$(BIN)/rejoinder serve $(ARGS)
 
 test: $(VENV)/.dev models .speech/transcripts.tsv
+	$(BIN)/rejoinder models pull smart-turn
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev

@@ -230,6 +230,9 @@ class Session:
                 if self.agent.greeting:
                     self._post(turns.SayAsked(self.agent.greeting))
                 self._idle()
+                if self.agent.turns.prefill:
+                    # The instructions are the same for all that will be asked.
+                    self._prefill("")
                 reason = await self._control()
                 self._ear.cancel()
                 await self._cancel("ended")
@@ -586,6 +589,8 @@ class Session:
         if spoken:
             timer.mark("transcript", self._ear.understood_at)
         self._settle()
+        if self._prefilling is not None:
+            self._prefilling.cancel()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
         discarded, self._discarded = self._discarded, 0
         since = self._ear.asked_at if spoken else self._wrote_at

@@ -12,6 +12,7 @@ from rejoinder.audio import byte_count
 from rejoinder.events import (
     ClearAudio,
     Error,
+    Interrupt,
     Interruption,
     ReplyDucked,
     ReplyFinished,
@@ -110,7 +111,7 @@ def test_a_backchannel_dips_the_volume_and_loses_no_word() -> None:
             (told,) = user.events(Interruption)
             assert (told.accepted, told.cause, told.text) == (False, "backchannel", MM_HM)
             assert told.speech_ms == pytest.approx(460, abs=25)
-            user.command(_interrupt())
+            user.command(Interrupt())
             await user.pause(300)
             played = words_in(user.played(user.events(ReplyStarted)[0].reply_id))
             assert played == WORDS[: len(played)]
@@ -139,7 +140,7 @@ def test_after_a_false_alarm_the_agent_goes_on_at_the_word_that_was_cut(after_ms
             cleared, resumed = user.events(ClearAudio)[0], user.events(ReplyResumed)[0]
             assert cleared.played_ms - WORD_MS - 10 <= resumed.from_ms <= cleared.played_ms + 10
             assert resumed.from_ms % WORD_MS == pytest.approx(0, abs=25) or not timed
-            user.command(_interrupt())
+            user.command(Interrupt())
             await user.pause(400)
             finished = user.events(ReplyFinished)[0]
             before = byte_count(cleared.played_ms, RATE)
@@ -353,7 +354,7 @@ def test_a_speculation_has_a_budget() -> None:
 
 def test_a_typed_message_and_a_rest_call_take_the_same_way() -> None:
     async def main() -> None:
-        for command in (_interrupt(), None):
+        for command in (Interrupt(), None):
             async with pilot(**over_a_reply(["x"], tts=CountingTts(timed=True))) as user:  # type: ignore[arg-type]
                 await reading_aloud(user, 1500)
                 user.write("stop") if command is None else user.command(command)
@@ -377,9 +378,3 @@ def test_no_turn_is_lost_when_the_user_speaks_on_for_a_minute() -> None:
             assert not user.events(Error)
 
     run_virtual(main())
-
-
-def _interrupt() -> object:
-    from rejoinder.events import Interrupt
-
-    return Interrupt()

@@ -76,7 +76,8 @@ class Judges:
                 log.exception("the judge %s failed and is not asked again in this session", name)
                 del self._judges[name]
         words = len(overlap.text.split()) if overlap.text else 0
-        if words >= overlap.min_words:
+        # A judge that cannot tell yet knows more than this count.
+        if words >= overlap.min_words and (overlap.final or not self._judges):
             return Judgement(stop=True, cause="words")
         if not overlap.final:
             return None

@@ -118,7 +118,8 @@ class Listener:
             return
         voiced = probability >= self._advice.on
         self._window.append(voiced)
-        if voiced and self._window.count(True) >= self._start_frames:
+        # In the middle of an utterance a single frame is enough: each one waited for is one that ends turns later.
+        if voiced and (self._utterance or self._window.count(True) >= self._start_frames):
             self._speaking = True
             self._silent_frames = 0
             self.last_speech_at = now
