@@ -77,6 +77,9 @@ class Connection:
 
     def on_binary(self, pcm: bytes) -> None:
         """Audio from the client."""
+        if self.closed.done():
+            # Of one that has been displaced above all: it may not be heard as if it were still there.
+            return
         try:
             if len(pcm) > self._limits.message_bytes:
                 raise ProtocolError(
@@ -101,6 +104,8 @@ class Connection:
 
     def on_text(self, data: bytes) -> None:
         """A command from the client."""
+        if self.closed.done():
+            return
         try:
             if len(data) > self._limits.message_bytes:
                 raise ProtocolError(

@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from rejoinder.audio import FRAME_MS, byte_count, read_wav, speech_end
 from rejoinder.channel import Channel
-from rejoinder.errors import ConfigError, RejoinderError
+from rejoinder.dial import DEFAULT_URL, open_socket, resume_url, send
+from rejoinder.dial import SUBPROTOCOL as SUBPROTOCOL
+from rejoinder.dial import Unreachable as Unreachable
+from rejoinder.dial import session_url as session_url
+from rejoinder.errors import RejoinderError
 from rejoinder.events import (
     ClearAudio,
     ClientCommand,
@@ -42,27 +45,18 @@ from rejoinder.turn_result import TurnResult as TurnResult
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-SUBPROTOCOL = "rejoinder.v1"
-DEFAULT_URL = "ws://127.0.0.1:8080"
 REPORT_S = 0.2
 GOODBYE_S = 2.0
 SETTLE_S = 5.0
 METRICS_S = 0.5
 TURN_LIMIT_S = 300.0
-MAX_MESSAGE_BYTES = 2**20
 EVENTS_WAITING = 4096
 RESUME_S = 10.0
 """A connection that broke is tried again for so long; the server keeps its place for `limits.idle_s`."""
-RESUME_EVERY_S = 0.25
+RESUME_PAUSES_S = (0.1, 1.0)
+"""Between attempts; the first is made at once, and each pause is twice the one before, up to the longest."""
 DUCKED = 0.25
 """Gain while the server finds out whether the user interrupts (-12 dB)."""
-
-
-class Unreachable(RejoinderError):
-    """There is no Rejoinder server at that address, or it went away."""
-
-    code = "unreachable"
-    retryable = True
 
 
 class NoReply(RejoinderError):
@@ -70,20 +64,6 @@ class NoReply(RejoinderError):
 
     code = "no_reply"
     retryable = True
-
-
-def session_url(url: str) -> str:
-    """The WebSocket address for `url`: http becomes ws, and a URL without a path gets that of a session of its own.
-
-    Raises:
-        ConfigError: it is no http or WebSocket URL (`bad_url`).
-    """
-    parts = urlsplit(url if "://" in url else f"ws://{url}")
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname:
-        raise ConfigError(f"{url!r} is not the URL of a server.", code="bad_url", fix=f"Use e.g. {DEFAULT_URL}.")
-    path = "/ws/audio" if parts.path in ("", "/") else parts.path
-    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
 class VoiceClient:
@@ -94,8 +74,10 @@ class VoiceClient:
     are there for everything else. `on_event` is called for each server event as it arrives; what it raises ends the
     session and is raised by the call that waits or sends, at the latest when the client is left.
 
-    With `resume` a connection that breaks is made anew for up to 10 s: the session goes on, missed events come late,
-    and the answer goes on at the word that was cut. What was said meanwhile is lost.
+    With `resume` a connection that breaks is made anew, which is tried for 10 s: missed events come late, the answer
+    goes on at the word that was cut, and calls that wait go on waiting. What a microphone hears meanwhile is lost;
+    commands and recordings are sent afterwards. `on_lost` is called with the reason when a connection breaks; the
+    event `session.started` with `resumed` says that it is back.
     """
 
     def __init__(
@@ -106,6 +88,7 @@ class VoiceClient:
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
         resume: bool = True,
     ) -> None:
         self.url = session_url(url)
@@ -118,11 +101,15 @@ class VoiceClient:
         """Audio frames of a reply that came after its `clear_audio`; a correct server sends none."""
         self._configure = configure
         self._timeout = timeout
-        self._on_event = on_event
-        self._resume = resume
-        self._last_seq = 0
         self.resumes = 0
         """How often the connection was lost and made anew."""
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._resume = resume
+        self._last_seq = 0
+        self._away = False
+        self._give_up_at = self._pause_s = 0.0
+        self._gap = False
         self._socket: ClientConnection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._microphone: asyncio.Task[None] | None = None
@@ -153,6 +140,7 @@ class VoiceClient:
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
         resume: bool = True,
     ) -> VoiceClient:
         """A client that connects when it is entered; rates in Hz, `timeout` (s) for the connection and its session.
@@ -164,10 +152,10 @@ class VoiceClient:
         configure = Configure(
             agent=agent, input_rate=input_rate, output_rate=output_rate, output="text" if text_only else "audio"
         )
-        return cls(url, configure, timeout=timeout, player=player, on_event=on_event, resume=resume)
+        return cls(url, configure, timeout=timeout, player=player, on_event=on_event, on_lost=on_lost, resume=resume)
 
     async def __aenter__(self) -> VoiceClient:
-        self._socket = await _open_socket(self.url, self._timeout)
+        self._socket = await open_socket(self.url, self._timeout)
         self._tasks = [asyncio.create_task(self._receive(self._socket)), asyncio.create_task(self._report())]
         try:
             await self.send(self._configure)
@@ -216,7 +204,7 @@ class VoiceClient:
     async def _say_goodbye(self, socket: ClientConnection) -> None:
         if not self.session or self.ended or (self._over and not self._broken):
             return
-        await _send(socket, encode(End()), text=True)
+        await send(socket, encode(End()), text=True)
         while not self.ended and not self._over:
             await self._changed(GOODBYE_S)
 
@@ -368,20 +356,22 @@ class VoiceClient:
 
     async def _transmit(self, data: bytes, *, text: bool = False, or_drop: bool = False) -> None:
         """Send a frame; one that cannot be sent now waits for the connection to be made anew, or is dropped."""
+        broken: ClientConnection | None = None
         while True:
             socket = self._socket
-            try:
-                await _send(socket, data, text=text)
-                return
-            except Unreachable:
-                if not self._may_resume():
-                    raise
+            if socket is None or (socket is not broken and not self._away):
+                try:
+                    await send(socket, data, text=text)
+                    return
+                except Unreachable:
+                    if not self._may_resume():
+                        raise
+                broken = socket
             if or_drop:
                 return
-            while self._socket is socket and not self._over:
-                await self._changed(self._timeout)
             if self._over:
                 raise self._over
+            await self._changed(self._timeout)
 
     def _may_resume(self) -> bool:
         known = self.session is not None and bool(self.session.resume_token) and not self.ended
@@ -395,7 +385,7 @@ class VoiceClient:
                 lost, broken = await self._read(socket)
                 if not broken or not self._may_resume():
                     break
-                if (again := await self._reconnect()) is None:
+                if (again := await self._reconnect(lost)) is None:
                     break
                 socket = again
         except Exception as error:  # noqa: BLE001 - of `on_event` or the player: for the caller, whatever it is
@@ -436,37 +426,51 @@ class VoiceClient:
             return f"The connection was lost ({error})", error.rcvd is None
         return "The server closed the connection", False
 
-    async def _reconnect(self) -> ClientConnection | None:
-        """Take our place in the session again; None if that is not to be had."""
+    async def _reconnect(self, lost: str) -> ClientConnection | None:
+        """Ask on a new connection for our place in the session; None if there is none to be had in time."""
         assert self.session is not None
-        self.player.clear()
-        self._trim()
-        parts = urlsplit(self.url)
-        path = f"/v1/sessions/{self.session.session_id}/ws"
-        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-        token = self.session.resume_token
-        deadline = time.monotonic() + RESUME_S
-        while time.monotonic() < deadline and self._may_resume():
-            try:
-                socket = await _open_socket(url, self._timeout)
-            except RejoinderError:
-                await asyncio.sleep(RESUME_EVERY_S)
-                continue
-            configure = msgspec.structs.replace(
-                self._configure, agent=None, resume_token=token, last_seq=self._last_seq
-            )
-            configure.played_ms = self.player.played_ms()
-            self._cleared = True
-            await _send(socket, encode(configure), text=True)
-            if self._socket is None:
-                # Closed meanwhile.
-                socket.transport.abort()
+        if not self._away:
+            self._away = self._gap = True
+            self._give_up_at, self._pause_s = time.monotonic() + RESUME_S, 0.0
+            # What went wrong before is not why the line is dead.
+            self._last_error = None
+            self.player.clear()
+            self._trim()
+            if self._on_lost:
+                self._on_lost(lost)
+        url = resume_url(self.url, self.session.session_id)
+        while True:
+            await asyncio.sleep(self._pause_s)
+            shortest, longest = RESUME_PAUSES_S
+            self._pause_s = min(max(shortest, 2 * self._pause_s), longest)
+            left = self._give_up_at - time.monotonic()
+            if left <= 0 or not self._may_resume():
                 return None
-            self._socket = socket
-            self.resumes += 1
-            self._notify()
-            return socket
-        return None
+            with contextlib.suppress(RejoinderError):
+                return await self._come_back(url, min(left, self._timeout))
+
+    async def _come_back(self, url: str, timeout: float) -> ClientConnection | None:
+        assert self.session is not None
+        socket = await open_socket(url, timeout)
+        try:
+            configure = msgspec.structs.replace(
+                self._configure,
+                agent=None,
+                resume_token=self.session.resume_token,
+                last_seq=self._last_seq,
+                # Of a reply that began meanwhile nothing was played.
+                played_ms=self.player.played_ms() if self._open_reply else 0.0,
+            )
+            await send(socket, encode(configure), text=True)
+        except BaseException:
+            socket.transport.abort()
+            raise
+        if self._socket is None:
+            # Closed meanwhile.
+            socket.transport.abort()
+            return None
+        self._socket = socket
+        return socket
 
     def _trim(self) -> None:
         """What was buffered will not be played."""
@@ -477,6 +481,9 @@ class VoiceClient:
         if self._cleared:
             self.stale_frames += 1
             return
+        if self._gap:
+            # It went on for others meanwhile, so what was played here is not where it is.
+            self._playing = ""
         turn = self._turn
         if turn and turn.reply:
             if turn.first_audio_at is None:
@@ -495,13 +502,15 @@ class VoiceClient:
             self._last_seq = max(self._last_seq, event.seq)
         if isinstance(event, SessionStarted):
             self.session = event
+            self._away = False
+            self.resumes += event.resumed
         elif isinstance(event, SessionEnded):
             self.ended = event
         elif isinstance(event, Error):
             self._last_error = event
         elif isinstance(event, ReplyStarted):
             self._open_reply = self._playing = event.reply_id
-            self._cleared = False
+            self._cleared = self._gap = False
             self.player.duck(1.0)
             self.player.begin()
         elif isinstance(event, ReplyFinished):
@@ -515,7 +524,7 @@ class VoiceClient:
         elif isinstance(event, ReplyDucked):
             self.player.duck(DUCKED)
         elif isinstance(event, ReplyResumed):
-            self._cleared = False
+            self._cleared = self._gap = False
             self.player.duck(1.0)
         if self._turn:
             self._turn.see(event)
@@ -534,7 +543,7 @@ class VoiceClient:
             while True:
                 self._report_now.clear()
                 report = (self._playing, self.player.played_ms())
-                if report != reported:
+                if report[0] and report != reported:
                     playback = Playback(reply_id=report[0], played_ms=report[1])
                     await self._transmit(encode(playback), text=True, or_drop=True)
                     reported = report
@@ -553,47 +562,7 @@ class VoiceClient:
             frame, last_of_speech = self._outgoing.popleft() if self._outgoing else (silence, False)
             if last_of_speech and self._turn:
                 self._turn.said()
-            await self._transmit(frame, or_drop=True)
-            due += FRAME_MS / 1000
+            resumes = self.resumes
+            await self._transmit(frame)
+            due = due + FRAME_MS / 1000 if self.resumes == resumes else time.monotonic()
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-
-
-async def _send(socket: ClientConnection | None, data: bytes, *, text: bool = False) -> None:
-    from websockets.exceptions import ConnectionClosed
-
-    if socket is None:
-        raise Unreachable("The client is not connected.", fix="Use it inside `async with`.")
-    try:
-        await socket.send(data, text=text)
-    except ConnectionClosed:
-        raise Unreachable("The server closed the connection.", fix="rejoinder serve") from None
-
-
-async def _open_socket(url: str, timeout: float) -> ClientConnection:
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
-    from websockets.typing import Subprotocol
-
-    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-    try:
-        return await connect(
-            url,
-            compression=None,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            open_timeout=timeout,
-            max_size=MAX_MESSAGE_BYTES,
-            proxy=None if local else True,
-        )
-    except InvalidStatus as error:
-        body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
-        raise RejoinderError(
-            f"{url} refused the connection: HTTP {error.response.status_code}{': ' if body else ''}{body}.",
-            code="refused",
-        ) from None
-    except (InvalidHandshake, InvalidURI) as error:
-        raise RejoinderError(
-            f"{url} does not speak WebSocket ({error}).", code="refused", fix="Check --url: is that a Rejoinder server?"
-        ) from None
-    except (OSError, TimeoutError) as error:
-        reason = str(error) or "no answer in time"
-        raise Unreachable(f"No server answers at {url} ({reason}).", fix="rejoinder serve") from None

@@ -495,13 +495,13 @@ def test_closing_does_not_wait_for_a_server_that_reads_no_more(
 ) -> None:
     monkeypatch.setattr(client_module, "GOODBYE_S", 0.05)
     opened: list[ClientConnection] = []
-    connect = client_module._open_socket
+    connect = client_module.open_socket
 
     async def open_socket(url: str, timeout: float) -> ClientConnection:
         opened.append(await connect(url, timeout))
         return opened[0]
 
-    monkeypatch.setattr(client_module, "_open_socket", open_socket)
+    monkeypatch.setattr(client_module, "open_socket", open_socket)
 
     async def script() -> None:
         async with stuck_server() as url, asyncio.timeout(8), VoiceClient.connect(url) as client:

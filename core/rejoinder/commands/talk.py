@@ -18,10 +18,12 @@ from rejoinder.commands.report import Distribution, figure, table
 from rejoinder.errors import RejoinderError
 from rejoinder.events import (
     Error,
+    Interruption,
     ReplyFinished,
     ReplyText,
     ServerEvent,
     SessionEnded,
+    SessionStarted,
     Transcript,
     TurnCommitted,
     TurnMetrics,
@@ -121,11 +123,18 @@ class Screen:
             text = self._space + event.delta
             self._space = text[len(text.rstrip()) :]
             click.echo(text.rstrip(), nl=False)
+        elif isinstance(event, Interruption):
+            if not event.accepted:
+                said = f" ({event.text!r})" if event.text else ""
+                self._line(f"  [not interrupted: {event.cause}{said}]")
         elif isinstance(event, ReplyFinished):
             if event.reason != "completed":
                 self._line(f"  [{event.reason}; heard: {event.heard_text or 'nothing'}]")
         elif isinstance(event, TurnMetrics):
             self._metrics.append(event)
+        elif isinstance(event, SessionStarted):
+            if event.resumed:
+                self._progress("The connection is back.")
         elif isinstance(event, Error):
             fix = f" Fix: {event.fix}" if event.fix else ""
             self._progress(click.style(f"error: {event.message}{fix} [{event.code}]", fg="red"))
@@ -143,6 +152,10 @@ class Screen:
         """As `turn`, for a conversation without turns of its own: prints what the server measured."""
         if isinstance(event, TurnMetrics) and not self._json:
             self._line("  " + latency_line(event, None))
+
+    def lost(self, reason: str) -> None:
+        """Say that the connection broke and is being made anew."""
+        self.progress(f"{reason}. Trying to come back ...")
 
     def progress(self, text: str) -> None:
         """Say on stderr what is going on."""
@@ -215,6 +228,7 @@ async def _take_turns(
         output_rate=OUTPUT_RATE,
         text_only=bool(texts) and out is None,
         on_event=screen.show,
+        on_lost=screen.lost,
     )
     async with connecting as client:
         await client.wait_greeting()
@@ -293,7 +307,13 @@ async def _converse(url: str, agent: str | None, screen: Screen) -> None:
 
     with open_speaker(OUTPUT_RATE) as speaker:
         connecting = VoiceClient.connect(
-            url, agent=agent, input_rate=INPUT_RATE, output_rate=OUTPUT_RATE, player=speaker, on_event=show
+            url,
+            agent=agent,
+            input_rate=INPUT_RATE,
+            output_rate=OUTPUT_RATE,
+            player=speaker,
+            on_event=show,
+            on_lost=screen.lost,
         )
         async with open_microphone(INPUT_RATE) as microphone, connecting as client:
             screen.progress("Speak now; Ctrl+C ends. (Without headphones the agent may hear itself.)")

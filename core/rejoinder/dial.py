@@ -1,0 +1,103 @@
+"""Opens a client's WebSocket to a server and sends on it, and says in plain words why that does not work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from rejoinder.errors import ConfigError, RejoinderError
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+SUBPROTOCOL = "rejoinder.v1"
+DEFAULT_URL = "ws://127.0.0.1:8080"
+MAX_MESSAGE_BYTES = 2**20
+PING_S = 5.0
+"""A dead line is to be noticed before the server gives up the session (`limits.idle_s`): after twice this."""
+_OWN_SESSION = "/ws/audio"
+
+
+class Unreachable(RejoinderError):
+    """There is no Rejoinder server at that address, or it went away."""
+
+    code = "unreachable"
+    retryable = True
+
+
+def session_url(url: str) -> str:
+    """The WebSocket address for `url`: http becomes ws, and a URL without a path gets that of a session of its own.
+
+    Raises:
+        ConfigError: it is no http or WebSocket URL (`bad_url`).
+    """
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in ("ws", "wss") or not parts.hostname:
+        raise ConfigError(f"{url!r} is not the URL of a server.", code="bad_url", fix=f"Use e.g. {DEFAULT_URL}.")
+    path = _OWN_SESSION if parts.path in ("", "/") else parts.path
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def resume_url(url: str, session_id: str) -> str:
+    """Where a client that was connected to `url` comes back to the session called `session_id`."""
+    parts = urlsplit(url)
+    path = parts.path
+    if path.endswith(_OWN_SESSION):
+        path = f"{path.removesuffix(_OWN_SESSION)}/v1/sessions/{session_id}/ws"
+    # What the query string said, the message that asks to come back says again.
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+async def send(socket: ClientConnection | None, data: bytes, *, text: bool = False) -> None:
+    """Send a frame.
+
+    Raises:
+        Unreachable: the connection is gone.
+    """
+    from websockets.exceptions import ConnectionClosed
+
+    if socket is None:
+        raise Unreachable("The client is not connected.", fix="Use it inside `async with`.")
+    try:
+        await socket.send(data, text=text)
+    except ConnectionClosed:
+        raise Unreachable("The server closed the connection.", fix="rejoinder serve") from None
+
+
+async def open_socket(url: str, timeout: float) -> ClientConnection:
+    """A connection to `url`, made within `timeout` s.
+
+    Raises:
+        Unreachable: nobody listens there.
+        RejoinderError: who listens there refuses, or speaks something else (`refused`).
+    """
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+    from websockets.typing import Subprotocol
+
+    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    try:
+        return await connect(
+            url,
+            compression=None,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            open_timeout=timeout,
+            ping_interval=PING_S,
+            ping_timeout=PING_S,
+            max_size=MAX_MESSAGE_BYTES,
+            proxy=None if local else True,
+        )
+    except InvalidStatus as error:
+        body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
+        raise RejoinderError(
+            f"{url} refused the connection: HTTP {error.response.status_code}{': ' if body else ''}{body}.",
+            code="refused",
+        ) from None
+    except (InvalidHandshake, InvalidURI) as error:
+        raise RejoinderError(
+            f"{url} does not speak WebSocket ({error}).", code="refused", fix="Check --url: is that a Rejoinder server?"
+        ) from None
+    except (OSError, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        raise Unreachable(f"No server answers at {url} ({reason}).", fix="rejoinder serve") from None
