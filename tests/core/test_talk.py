@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
 
 from rejoinder import client as client_module
+from rejoinder import dial
 from rejoinder.audio import byte_count, duration_ms, read_wav, speech_end, write_wav
 from rejoinder.cli import main
 from rejoinder.client import NoReply, Unreachable, VoiceClient, session_url
 from rejoinder.commands import devices
 from rejoinder.commands.devices import Speaker, open_microphone
+from rejoinder.dial import resume_url
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder.events import (
     ClearAudio,
@@ -32,8 +36,11 @@ from rejoinder.events import (
     End,
     Error,
     Event,
+    Interruption,
     Playback,
+    ReplyDucked,
     ReplyFinished,
+    ReplyResumed,
     ReplyStarted,
     ReplyText,
     ServerEvent,
@@ -495,7 +502,7 @@ def test_closing_does_not_wait_for_a_server_that_reads_no_more(
 ) -> None:
     monkeypatch.setattr(client_module, "GOODBYE_S", 0.05)
     opened: list[ClientConnection] = []
-    connect = client_module.open_socket
+    connect = dial.open_socket
 
     async def open_socket(url: str, timeout: float) -> ClientConnection:
         opened.append(await connect(url, timeout))
@@ -579,6 +586,198 @@ def test_a_recording_may_be_longer_than_an_answer_may_take(monkeypatch: pytest.M
     with server(listen) as (url, calls):
         asyncio.run(script(url))
     assert bytes(calls[0].audio).startswith(said)
+
+
+# --- interruptions and lost lines -----------------------------------------------------------------------------
+
+
+class Loudness(Playhead):
+    """Notes how loud it was told to play."""
+
+    def __init__(self) -> None:
+        super().__init__(RATE)
+        self.gains: list[float] = []
+
+    def duck(self, gain: float) -> None:
+        self.gains.append(gain)
+
+
+def test_a_reply_is_ducked_held_and_goes_on() -> None:
+    async def interrupted(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, Text))
+        await call.say(TurnCommitted(turn_id="t1", text="hi"), ReplyStarted(reply_id="r1", turn_id="t1"))
+        await call.play(b"\x01\x01" * (RATE // 2))
+        await call.say(ReplyDucked(reply_id="r1"))
+        await call.until_played("r1", 20)
+        await call.say(ClearAudio(reply_id="r1", played_ms=50))
+        await call.play(b"\x09\x09" * 240)
+        # Where it stopped is told at once, and no more than was played.
+        await call.until(lambda item: isinstance(item, Playback))
+        stopped = call.reported("r1")[-1]
+        await call.say(
+            Interruption(turn_id="t2", reply_id="r1", accepted=False, cause="noise", speech_ms=200),
+            ReplyResumed(reply_id="r1", from_ms=round(stopped)),
+        )
+        await call.play(b"\x02\x02" * (RATE // 10))
+        await call.until_played("r1", stopped + 98)
+        stops.append(stopped)
+        await call.say(
+            ReplyDucked(reply_id="r1"),
+            ReplyResumed(reply_id="r1", from_ms=round(stopped) + 100),
+            ReplyFinished(reply_id="r1", turn_id="t1", reason="completed", text="Yes.", heard_text="Yes."),
+            metrics("r1"),
+        )
+        await call.until_end()
+
+    player = Loudness()
+    stops: list[float] = []
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url, player=player) as client:
+            result = await client.say_text("hi")
+            assert client.stale_frames == 1, "what comes between clear_audio and reply.resumed"
+        first = result.audio.count(b"\x01\x01")
+        assert first * 1000 / RATE == pytest.approx(stops[0], abs=1)
+        assert result.audio == b"\x01\x01" * first + b"\x02\x02" * (RATE // 10), "what was really played"
+
+    with server(interrupted) as (url, _):
+        asyncio.run(script(url))
+    assert player.gains == [1.0, client_module.DUCKED, 1.0, 1.0, client_module.DUCKED, 1.0]
+
+
+def test_a_speaker_grows_quiet_and_loud_again_without_a_jump() -> None:
+    speaker = Speaker(RATE)
+    device = speaker.stream()
+    next(device)
+    speaker.begin()
+    speaker.feed((8000).to_bytes(2, "little") * 2400)
+
+    def block() -> list[int]:
+        return list(memoryview(device.send(480)).cast("h"))
+
+    assert block() == [8000] * 480
+    speaker.duck(0.25)
+    falling = block()
+    assert (falling[0], falling[-1]) == (8000, 2000)
+    assert max(before - after for before, after in pairwise(falling)) < 20
+    assert block() == [2000] * 480
+    assert speaker.played_ms() == pytest.approx(60), "quiet or not, it was played"
+    speaker.duck(1.0)
+    rising = block()
+    assert (rising[0], rising[-1]) == (2000, 8000)
+    assert block() == [8000] * 480
+    assert block() == [0] * 480
+
+
+RESUMABLE = SessionStarted(
+    seq=1, session_id="ses_1", agent="fake", input_rate=16_000, output_rate=RATE, resume_token="first"
+)
+
+
+def shaky() -> Script:
+    """A server whose line breaks in the middle of the answer, and once more before the client is back."""
+    attempts: list[Configure] = []
+
+    async def script(call: FakeCall) -> None:
+        configure = call.commands[0]
+        assert isinstance(configure, Configure)
+        attempts.append(configure)
+        if len(attempts) == 1:
+            await call.say(RESUMABLE)
+            await call.until(lambda item: isinstance(item, Text))
+            await call.say(
+                TurnCommitted(seq=2, turn_id="t1", text="hi"),
+                ReplyStarted(seq=3, reply_id="r1", turn_id="t1"),
+                ReplyText(seq=4, reply_id="r1", delta="An answer."),
+                Error(code="slow", message="The LLM is slow."),
+            )
+            await call.play(b"\x01\x01" * (RATE // 2))
+            await call.until_played("r1", 40)
+            call.socket.transport.abort()
+        elif len(attempts) == 2:
+            call.socket.transport.abort()
+        else:
+            assert (configure.resume_token, configure.last_seq) == ("first", 4)
+            assert configure.played_ms is not None
+            assert attempts[1] == configure, "what was not played when the line broke is not played later either"
+            assert 40 <= configure.played_ms < 450
+            played = round(configure.played_ms)
+            await call.say(
+                msgspec.structs.replace(RESUMABLE, seq=7, resume_token="second", resumed=True),
+                ClearAudio(seq=5, reply_id="r1", played_ms=played),
+                OVERHEARD,
+                ReplyResumed(seq=7, reply_id="r1", from_ms=played),
+            )
+            await call.play(b"\x02\x02" * (RATE // 10))
+            await call.until_played("r1", played + 98)
+            text = "An answer."
+            await call.say(
+                ReplyFinished(seq=8, reply_id="r1", turn_id="t1", reason="completed", text=text, heard_text=text),
+                msgspec.structs.replace(metrics("r1"), seq=9),
+            )
+            await call.until_end()
+
+    return script
+
+
+OVERHEARD = Interruption(
+    seq=6, turn_id="t2", reply_id="r1", accepted=False, cause="backchannel", speech_ms=90, text="mm-hm"
+)
+
+
+def test_a_line_that_breaks_twice_costs_no_event_and_no_audio() -> None:
+    events: list[ServerEvent] = []
+    lost: list[str] = []
+
+    async def script(url: str) -> None:
+        async with VoiceClient.connect(url, on_event=events.append, on_lost=lost.append) as client:
+            result = await client.say_text("hi")
+            assert (client.resumes, client.stale_frames, len(lost)) == (1, 0, 1)
+        (_, _, last) = calls
+        configure = last.commands[0]
+        assert isinstance(configure, Configure)
+        assert configure.played_ms is not None
+        first = result.audio.count(b"\x01\x01")
+        assert first * 1000 / RATE == pytest.approx(configure.played_ms, abs=1)
+        assert result.audio == b"\x01\x01" * first + b"\x02\x02" * (RATE // 10)
+        assert result.heard_text == "An answer."
+        assert [call.socket.request.path for call in calls if call.socket.request] == [
+            "/ws/audio",
+            "/v1/sessions/ses_1/ws",
+            "/v1/sessions/ses_1/ws",
+        ]
+
+    with server(shaky()) as (url, calls):
+        asyncio.run(script(url))
+    assert [event.seq for event in events if not isinstance(event, Error | SessionEnded)] == [
+        1, 2, 3, 4, 7, 5, 6, 7, 8, 9,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("url", "back"),
+    [
+        ("ws://host:1/ws/audio", "ws://host:1/v1/sessions/ses_1/ws"),
+        ("wss://host/voice/ws/audio?agent=guide", "wss://host/voice/v1/sessions/ses_1/ws"),
+        ("ws://host/v1/sessions/ses_1/ws?output_rate=8000", "ws://host/v1/sessions/ses_1/ws"),
+    ],
+)
+def test_a_client_comes_back_to_its_session(url: str, back: str) -> None:
+    assert resume_url(url, "ses_1") == back
+
+
+def test_talk_tells_of_lost_lines_and_of_what_was_no_interruption(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "reply.wav"
+    with server(shaky()) as (url, _):
+        assert run_cli("talk", "--url", url, "--text", "hi", "--out", str(out)) == 0
+    printed = capsys.readouterr()
+    assert "  [not interrupted: backchannel ('mm-hm')]\n" in printed.out
+    lost = printed.err.index("The connection was lost")
+    assert "Trying to come back ..." in printed.err[lost:]
+    assert printed.err.index("The connection is back.") > lost
 
 
 # --- the command ----------------------------------------------------------------------------------------------
