@@ -112,6 +112,20 @@ class SessionPilot:
         """Send any command."""
         self._link.send_command(command)
 
+    async def reconnect(self) -> None:
+        """Lose the connection and come back with the token: what was missed is sent again."""
+        token = self._link.resume_token
+        last_seq = max((item.seq for _, item in self.log if isinstance(item, Event)), default=0)
+        played_ms = 0.0
+        self._link.close()
+        if self._playhead is not None:
+            self._playhead.clear()
+            played_ms = self._playhead.played_ms()
+            del self._received[self._playing][self._bytes(played_ms) :]
+        self._link = self.session.attach(
+            self, self.session.rates, audio=True, resume_token=token, last_seq=last_seq, played_ms=played_ms
+        )
+
     async def until(self, kind: type[E], count: int = 1, limit_s: float = 60) -> E:
         """Wait, sending silence, for the `count`-th event of `kind`."""
         async with asyncio.timeout(limit_s):
