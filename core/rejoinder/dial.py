@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 SUBPROTOCOL = "rejoinder.v1"
 DEFAULT_URL = "ws://127.0.0.1:8080"
 MAX_MESSAGE_BYTES = 2**20
-PING_S = 5.0
-"""A dead line is to be noticed before the server gives up the session (`limits.idle_s`): after twice this."""
+PING_S = 2.0
+PONG_S = 4.0
+CLOSE_S = 1.0
+"""A line that died without a word is noticed after the three of them, well before the session is (`limits.idle_s`)."""
 _OWN_SESSION = "/ws/audio"
 
 
@@ -83,8 +85,9 @@ async def open_socket(url: str, timeout: float) -> ClientConnection:
             compression=None,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             open_timeout=timeout,
+            close_timeout=CLOSE_S,
             ping_interval=PING_S,
-            ping_timeout=PING_S,
+            ping_timeout=PONG_S,
             max_size=MAX_MESSAGE_BYTES,
             proxy=None if local else True,
         )

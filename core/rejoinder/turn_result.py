@@ -33,6 +33,8 @@ class TurnResult:
     """What was played of the answer: PCM16 at the output rate."""
     first_audio_ms: float | None = None
     """From the last speech sample (or text) sent to the first audio frame of the answer received."""
+    cut_off: bool = False
+    """The server took the turn for over before all of it was said."""
     reason: str = ""
     """How the answer ended, as in `reply.finished`."""
     metrics: TurnMetrics | None = None
@@ -70,6 +72,7 @@ class TurnInProgress:
             self._result.transcript = event.text
         elif isinstance(event, TurnCommitted):
             self.texts.append(event.text)
+            self._result.cut_off = self._result.cut_off or self.said_at is None
         elif isinstance(event, ReplyStarted):
             self.reply, self.first_audio_at, self.finished = event, None, None
             self.audio.clear()

@@ -33,7 +33,7 @@ from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts
 from rejoinder.testing.virtual_time import run_virtual
 from rejoinder_plugins.interruption.words import Words, WordsSettings
 
-EXAMPLES = int(os.environ.get("REJOINDER_TEST_CONVERSATIONS", "150"))
+EXAMPLES = int(os.environ.get("REJOINDER_TEST_CONVERSATIONS", "400"))
 
 steps = st.one_of(
     st.tuples(st.just("speak"), st.integers(3, 60)),

@@ -271,6 +271,7 @@ def _voice_line(recording: Path, outcome: Any) -> str:
     if isinstance(outcome, RejoinderError):
         return f"{recording.name}: {outcome.explain()}"
     heard = f"{outcome.first_audio_ms:.0f} ms" if outcome.first_audio_ms is not None else "no audio"
+    heard += ", cut off early" if outcome.cut_off else ""
     spans = f"\n  {latency_line(outcome.metrics, None)}" if outcome.metrics else ""
     return f"{recording.name}: {heard}  {outcome.transcript!r}{spans}"
 
@@ -299,6 +300,8 @@ def _voice_report(turns: list[tuple[Path, Any]]) -> str:
     spans = [(name, figure(mean), f"{share:.0%}") for name, (mean, share) in shares.items()]
     failed = sum(isinstance(outcome, RejoinderError) for _, outcome in turns)
     note = f"\n\n{failed} of {len(turns)} recordings got no answer." if failed else ""
+    cut = sum(not isinstance(outcome, RejoinderError) and outcome.cut_off for _, outcome in turns)
+    note += f"\n\n{cut} of {len(turns)} recordings were cut off early ({cut / len(turns):.1%})." if turns else ""
     first = table(("response, ms", "p50", "p90", "p95", "max", "n"), rows)
     return f"{first}\n\n{table(('span', 'mean ms', 'share'), spans)}{note}"
 
@@ -318,6 +321,7 @@ def _voice_json(turns: list[tuple[Path, Any]]) -> dict[str, Any]:
                 "file": recording.name,
                 "transcript": outcome.transcript,
                 "reply": outcome.reply_text,
+                "cut_off": outcome.cut_off,
                 "heard_ms": outcome.first_audio_ms and round(outcome.first_audio_ms, 1),
                 "spans_ms": {span.name: span.us / 1000 for span in outcome.metrics.spans} if outcome.metrics else {},
             }
