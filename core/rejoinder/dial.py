@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 SUBPROTOCOL = "rejoinder.v1"
 DEFAULT_URL = "ws://127.0.0.1:8080"
 MAX_MESSAGE_BYTES = 2**20
-PING_S = 2.0
-PONG_S = 4.0
-CLOSE_S = 1.0
-"""A line that died without a word is noticed after the three of them, well before the session is (`limits.idle_s`)."""
+PING_S = 1.5
+PONG_S = 2.5
+CLOSE_S = 0.5
+"""A line that died without a word is noticed within the sum of the three. No later, because the server plays on by the
+clock once a client has been silent for 2 s, and can go back 3 s when it returns."""
 _OWN_SESSION = "/ws/audio"
 
 

@@ -523,3 +523,65 @@ def test_closing_while_the_line_is_dead_is_quick_and_leaves_nothing(
         assert asyncio.all_tasks() == before
 
     asyncio.run(main())
+
+
+class Proxy:
+    """Carries bytes between clients and a server; frozen connections stay open and carry nothing any more."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._pumps: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self.url = ""
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        self.freeze()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += (writer, back)
+        self._pumps += (asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer)))
+
+    def freeze(self) -> None:
+        """All that there are now."""
+        for pump in self._pumps:
+            pump.cancel()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65_536):
+        sink.write(data)
+    sink.close()
+
+
+def test_a_line_that_dies_without_a_word_is_noticed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(SCRIPT)
+    for name in ("PING_S", "PONG_S", "CLOSE_S"):
+        monkeypatch.setattr(dial, name, 0.2)
+
+    async def main() -> None:
+        async with Proxy(server.port) as proxy, VoiceClient.connect(proxy.url) as client:
+
+            async def freeze() -> None:
+                while client.player.played_ms() < 300:  # noqa: ASYNC110 - a playhead tells nobody
+                    await asyncio.sleep(0.01)
+                proxy.freeze()
+
+            freezing = asyncio.create_task(freeze())
+            result = await client.say_text("go on")
+            await freezing
+            assert client.resumes == 1
+            assert (result.reason, len(result.heard_text.split())) == ("completed", WORDS)
+            repeated = len(result.audio) * 1000 / (2 * RATE) - WORDS * WORD_MS
+            assert -1 <= repeated <= WORD_MS + 1
+
+    asyncio.run(main())
