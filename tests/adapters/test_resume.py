@@ -286,8 +286,8 @@ def test_the_url_can_ask_to_come_back(serve: Serve) -> None:
         async with server.caller(f"{path}?{query}", False) as second:
             assert (await second.until("session.started"))["resumed"]
             await second.until("reply.resumed")
-        async with server.caller(f"{path}?resume_token=guessed&played_ms=nan", False) as other:
-            assert await other.until_closed() == (1008, "bad_resume_token")
+            async with server.caller(f"{path}?resume_token=guessed&played_ms=nan", False) as other:
+                assert await other.until_closed() == (1008, "bad_resume_token")
 
     asyncio.run(main())
 
