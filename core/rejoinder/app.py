@@ -17,6 +17,7 @@ from rejoinder.bus import Observer
 from rejoinder.clock import Clock, SystemClock
 from rejoinder.errors import ConfigError, RejoinderError, SessionError, UnknownName
 from rejoinder.events import ServerEvent
+from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
 from rejoinder.manager import Plugins, load_plugins
 from rejoinder.models import ModelCache
@@ -27,7 +28,7 @@ from rejoinder.providers import (
     LlmProvider,
     ProviderContext,
 )
-from rejoinder.session import Host, Services, Session
+from rejoinder.session import Session
 from rejoinder.settings import Agent, Settings
 from rejoinder.stages.chain import Breaker
 from rejoinder.stages.playout import Pacer

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from rejoinder.audience import Audience
 from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
-from rejoinder.bus import Bus, Observer
+from rejoinder.bus import Bus
 from rejoinder.channel import Channel
-from rejoinder.clock import Clock
 from rejoinder.errors import ProtocolError, RejoinderError, SessionError
 from rejoinder.events import (
     ClientCommand,
@@ -38,28 +36,20 @@ from rejoinder.events import (
     TurnMetrics,
     encode,
 )
+from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
 from rejoinder.journal import Journal
 from rejoinder.link import LinkReceiver
 from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
-from rejoinder.providers import (
-    InterruptionJudge,
-    LlmProvider,
-    SttProvider,
-    Tool,
-    ToolContext,
-    TtsProvider,
-    TurnDetector,
-    VadProvider,
-)
-from rejoinder.settings import Agent, Limits
+from rejoinder.providers import ToolContext
+from rejoinder.settings import Agent
 from rejoinder.stages.brain import Brain
-from rejoinder.stages.chain import Breaker, LlmChain, SttChain
+from rejoinder.stages.chain import LlmChain, SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
-from rejoinder.stages.playout import Pacer, Playout
-from rejoinder.stages.voice import PhraseCache, Voice
+from rejoinder.stages.playout import Playout
+from rejoinder.stages.voice import Voice
 from rejoinder.turn import Stage, TurnScope
 from rejoinder.turns import signals as turns
 from rejoinder.turns.machine import PHRASES, TurnMachine
@@ -70,36 +60,6 @@ _STALL_S = 1.0
 """A client that stops sending in the middle of speech is taken to have paused."""
 _SETTLE_S = 0.25
 """A client that was interrupted says within this where it stopped, or the clock's guess counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """The process's providers and tools, as one agent uses them."""
-
-    vad: VadProvider
-    stt: Mapping[str, SttProvider]
-    turn: Mapping[str, TurnDetector]
-    interruption: Mapping[str, InterruptionJudge]
-    llm: Mapping[str, LlmProvider]
-    tts: Mapping[str, TtsProvider]
-    tools: Mapping[str, Tool]
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a session needs of the process it runs in."""
-
-    limits: Limits
-    clock: Clock
-    pacer: Pacer
-    observer: Callable[[str], Observer]
-    """`observer(session_id)` sees every event of that session (store, plugins)."""
-    straggler: Callable[[asyncio.Task[Any]], None]
-    on_ended: Callable[[Session], None]
-    breaker: Breaker | None = None
-    """Which providers fail at the moment, for all sessions."""
-    phrases: PhraseCache | None = None
-    """What is said when something fails, spoken ahead; None: nothing is."""
 
 
 class Session:
@@ -701,8 +661,16 @@ class Session:
         self._prefilling = self._spawn(self._brain.prefill(text), f"prefill for {self.id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `work` beside the conversation; what it raises is logged, and hurts nobody."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("%s of %s failed", name, self.id)
+
         assert self._group is not None
-        task = self._group.create_task(work, name=name)
+        task = self._group.create_task(guarded(), name=name)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return task

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from rejoinder.audio import FRAME_MS, Rates, byte_count
 from rejoinder.clock import LoopClock
 from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
+from rejoinder.host import Host, Services
 from rejoinder.local import LocalLink
 from rejoinder.playhead import Playhead
 from rejoinder.providers import InterruptionJudge, Tool, TurnDetector
-from rejoinder.session import Host, Services, Session
+from rejoinder.session import Session
 from rejoinder.settings import Agent, Limits
 from rejoinder.stages.playout import Pacer
 from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts, ScriptedVad, noise, silence

@@ -1,0 +1,55 @@
+"""What a session needs of the process it runs in: providers and tools, and what all sessions share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rejoinder.bus import Observer
+from rejoinder.clock import Clock
+from rejoinder.providers import (
+    InterruptionJudge,
+    LlmProvider,
+    SttProvider,
+    Tool,
+    TtsProvider,
+    TurnDetector,
+    VadProvider,
+)
+from rejoinder.settings import Limits
+from rejoinder.stages.chain import Breaker
+from rejoinder.stages.playout import Pacer
+from rejoinder.stages.voice import PhraseCache
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The process's providers and tools, as one agent uses them."""
+
+    vad: VadProvider
+    stt: Mapping[str, SttProvider]
+    turn: Mapping[str, TurnDetector]
+    interruption: Mapping[str, InterruptionJudge]
+    llm: Mapping[str, LlmProvider]
+    tts: Mapping[str, TtsProvider]
+    tools: Mapping[str, Tool]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a session needs of the process it runs in."""
+
+    limits: Limits
+    clock: Clock
+    pacer: Pacer
+    observer: Callable[[str], Observer]
+    """`observer(session_id)` sees every event of that session (store, plugins)."""
+    straggler: Callable[[asyncio.Task[Any]], None]
+    on_ended: Callable[[Any], None]
+    """Told of the session that has ended."""
+    breaker: Breaker | None = None
+    """Which providers fail at the moment, for all sessions."""
+    phrases: PhraseCache | None = None
+    """What is said when something fails, spoken ahead; None: nothing is."""
