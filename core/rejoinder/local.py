@@ -47,6 +47,8 @@ class LocalLink:
         self.owner = owner
         self.resume_token = secrets.token_urlsafe(16)
         """Known to this client alone: who comes with it takes this client's place."""
+        self.former_token = ""
+        """The one it came back with: good once more, until it has shown that it got the new one."""
         self._session = session
         self._input = Resampler(rates.input, ENGINE_RATE)
         self._output = Resampler(session.rates.output, rates.output)
@@ -64,6 +66,7 @@ class LocalLink:
                 code="odd_audio",
                 fix="Send PCM16 mono, little-endian: two bytes a sample.",
             )
+        self.former_token = ""
         self._session.hear(self, self._input.process(pcm))
 
     def send_command(self, command: ClientCommand) -> None:
@@ -72,7 +75,13 @@ class LocalLink:
         Raises:
             ProtocolError: it cannot be done.
         """
+        self.former_token = ""
         self._session.obey(self, command)
+
+    def answers_to(self, token: str) -> bool:
+        """Whether `token` is this client's."""
+        known = (self.resume_token, self.former_token)
+        return any(secrets.compare_digest(one.encode(), token.encode()) for one in known if one)
 
     def tell(self, event: ServerEvent) -> None:
         """Send an event to this client alone."""

@@ -327,8 +327,9 @@ class Session:
         self._stop_timer("idle")
         if audio:
             self._post(turns.AudienceChanged(True))
-            if self._abandoned and played_ms is not None:
-                self._playout.report(played_ms)
+            if self._abandoned and played_ms is not None and self._scope is not None:
+                # What it counts may be of an earlier reply than the one it has not heard of yet.
+                self._playout.report(played_ms if self._scope.begun_seq <= last_seq else 0.0)
             self._come_back()
         return link
 
@@ -673,6 +674,8 @@ class Session:
         task = self._group.create_task(guarded(), name=name)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        # Of a task that is cancelled before it has begun; else it is closed already.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:

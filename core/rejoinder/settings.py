@@ -53,7 +53,7 @@ class TurnPolicy(_Section):
     end_silence_ms: int | None = Field(
         None, ge=40, description="Silence that ends a turn of which nothing is known; None takes the VAD's own advice."
     )
-    max_silence_ms: int = Field(900, ge=40, description="Silence that ends a turn which is surely not over.")
+    max_silence_ms: int = Field(850, ge=40, description="Silence that ends a turn which is surely not over.")
     speculate: bool = Field(True, description="Prepare the reply during the pause, unheard until the turn has ended.")
     max_speculations: int = Field(3, ge=0, description="Prepared replies per turn that may be thrown away.")
     speculation_tokens: int = Field(

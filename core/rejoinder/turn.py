@@ -110,6 +110,8 @@ class TurnScope:
         self._since = stage.clock.monotonic() if since is None else since
         self._discarded = discarded
         self._committed_at = 0.0
+        self.begun_seq = 0
+        """The number of its `reply.started`."""
         self._reason: EndReason = "completed"
         self._unsettled: tuple[EndReason, _Played] | None = None
         self._reported_ms: float | None = None
@@ -137,7 +139,9 @@ class TurnScope:
         stage.journal.commit(self.entry)
         if self.entry.user_text is not None:
             stage.publish(TurnCommitted(turn_id=self.entry.turn_id, text=self.entry.user_text))
-        stage.publish(ReplyStarted(reply_id=self.entry.reply_id, turn_id=self.entry.turn_id))
+        started = ReplyStarted(reply_id=self.entry.reply_id, turn_id=self.entry.turn_id)
+        stage.publish(started)
+        self.begun_seq = started.seq
         held, self._held = self._held or [], None
         for event in held:
             stage.publish(event)

@@ -267,11 +267,15 @@ def test_a_likely_end_is_waited_for_less_and_an_unlikely_one_more() -> None:
     }
 
 
-def test_no_reply_is_prepared_for_a_turn_that_hardly_is_over() -> None:
-    turns = machine()
+def test_a_reply_to_a_turn_that_hardly_is_over_is_prepared_late() -> None:
+    turns = machine(max_silence_ms=1000)
     play(turns, (1.0, SpeechBegan()), (2.06, SpeechPaused(2.0)))
-    assert play(turns, (2.1, TurnJudged(1, 0.1)), (2.1, TranscriptReady(1, "I would like a"))) == []
-    assert play(turns, (2.94, TimerFired("end_of_turn")))[0] == Propose(1, 1, "I would like a")
+    assert play(turns, (2.1, TurnJudged(1, 0.0))) == []
+    commands = turns.handle(TranscriptReady(1, "I would like a"), 2.1)
+    assert not [command for command in commands if isinstance(command, Propose)]
+    assert timer(commands, "speculate") == pytest.approx(2.5)
+    assert play(turns, (2.5, TimerFired("speculate"))) == [Propose(1, 1, "I would like a")]
+    assert play(turns, (3.0, TimerFired("end_of_turn")))[0] == Commit(1, 1, speculated=True)
 
 
 def test_a_silent_user_is_asked_twice_and_then_told_goodbye() -> None:

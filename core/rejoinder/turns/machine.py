@@ -175,7 +175,7 @@ class TurnMachine:
             self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
         else:
             self._discard_proposal()
-            self._do(StopTimer("end_of_turn"), StopTimer("transcript"))
+            self._do(StopTimer("end_of_turn"), StopTimer("transcript"), StopTimer("speculate"))
             if self.user == "done":
                 self._do(ArmTimer("max_turn", now + self._policy.max_turn_ms / 1000))
             self._do(TellSpeech("resumed", self._speech_turn))
@@ -213,18 +213,21 @@ class TurnMachine:
         if self.user == "done":
             self._do(StopTimer("transcript"))
             self._close_turn(now)
-        elif self._text and self._may_speculate():
+        elif self._probability is None or self._probability >= UNLIKELY:
+            self._speculate()
+        else:
+            # Most likely they go on. If not, half of the long wait is enough to prepare the reply.
+            self._do(ArmTimer("speculate", max(now, self._last_speech_at + self._end_silence() / 2)))
+
+    def _speculate(self) -> None:
+        policy = self._policy
+        if policy.speculate and self._text and self.reply is None and self._speculations < policy.max_speculations:
             self._speculations += 1
             self._propose(self._speech_turn, self._text)
 
-    def _may_speculate(self) -> bool:
-        policy = self._policy
-        likely = self._probability is None or self._probability >= UNLIKELY
-        return policy.speculate and likely and self.reply is None and self._speculations < policy.max_speculations
-
     def _turn_is_over(self, now: float) -> None:
         """The end-of-turn silence has passed, or the turn is too long."""
-        self._do(StopTimer("max_turn"), StopTimer("end_of_turn"))
+        self._do(StopTimer("max_turn"), StopTimer("end_of_turn"), StopTimer("speculate"))
         silence = round(max(0.0, now - self._last_speech_at) * 1000) if self.user == "pausing" else 0
         if self.user == "speaking":
             self._last_speech_at = now
@@ -431,6 +434,8 @@ class TurnMachine:
 
     def _timer(self, name: TimerName, now: float) -> None:
         match name:
+            case "speculate" if self.user == "pausing":
+                self._speculate()
             case "end_of_turn" if self.user == "pausing":
                 self._turn_is_over(now)
             case "max_turn" if self.user in ("speaking", "pausing"):

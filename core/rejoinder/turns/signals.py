@@ -117,7 +117,9 @@ Input = (
 
 # --- commands: what to do ---------------------------------------------------------------------------------------
 
-TimerName = Literal["end_of_turn", "transcript", "first_output", "max_turn", "overlap", "verdict", "silence"]
+TimerName = Literal[
+    "end_of_turn", "transcript", "first_output", "max_turn", "overlap", "verdict", "silence", "speculate"
+]
 Purpose = Literal["asked", "apology", "nudge", "goodbye"]
 
 
