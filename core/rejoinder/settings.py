@@ -95,8 +95,8 @@ class TurnPolicy(_Section):
 
     @model_validator(mode="after")
     def _check_silences(self) -> Self:
-        if not self.min_silence_ms <= (self.end_silence_ms or self.min_silence_ms) <= self.max_silence_ms:
-            raise ValueError("min_silence_ms <= end_silence_ms <= max_silence_ms must hold")
+        if self.min_silence_ms > self.max_silence_ms:
+            raise ValueError("min_silence_ms must not be larger than max_silence_ms")
         return self
 
 

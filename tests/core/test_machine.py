@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rejoinder.settings import TurnPolicy
 from rejoinder.turns.machine import BROKE_OFF, TurnMachine
+from rejoinder.turns.policy import end_silence_s
 from rejoinder.turns.signals import (
     ArmTimer,
     AudienceChanged,
@@ -265,6 +266,12 @@ def test_a_likely_end_is_waited_for_less_and_an_unlikely_one_more() -> None:
         0.25: pytest.approx(0.65),
         0.0: pytest.approx(1.0),
     }
+
+
+def test_a_silence_that_is_set_beyond_the_bounds_moves_them() -> None:
+    for probability, silence in ((1.0, 0.2), (None, 2.0), (0.0, 2.0)):
+        assert end_silence_s(TurnPolicy(end_silence_ms=2000), 300, probability) == pytest.approx(silence)
+    assert end_silence_s(TurnPolicy(end_silence_ms=100), 300, 1.0) == pytest.approx(0.1)
 
 
 def test_a_reply_to_a_turn_that_hardly_is_over_is_prepared_late() -> None:

@@ -12,10 +12,11 @@ def end_silence_s(policy: TurnPolicy, advice_ms: int, probability: float | None)
     """Silence after which a turn that is over with `probability` ends, in s.
 
     From `max_silence_ms` at 0 over `end_silence_ms` (or the VAD's `advice_ms`) at 0.5 to `min_silence_ms` at 1, in
-    straight lines. Without an opinion it is the middle one.
+    straight lines. Without an opinion it is the middle one. An `end_silence_ms` beyond the other two moves them.
     """
     least, most = policy.min_silence_ms, policy.max_silence_ms
     middle = policy.end_silence_ms or min(max(advice_ms, least), most)
+    least, most = min(least, middle), max(most, middle)
     if probability is None:
         return middle / 1000
     doubt = 1 - 2 * min(max(probability, 0.0), 1.0)
