@@ -16,7 +16,7 @@ import pytest
 
 from rejoinder.client import VoiceClient
 from rejoinder.events import ClearAudio, Interrupt, ReplyFinished, ReplyStarted, SessionEnded, Text, TurnMetrics
-from rejoinder.testing.scripted import silence, tone
+from rejoinder.testing.scripted import noise, silence
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import ServerProcess, Start
@@ -51,7 +51,7 @@ def test_a_three_minute_answer_costs_no_memory_and_is_silenced_at_once(
                 spoken.set()
 
         async def speak() -> None:
-            pcm = tone(300) + silence(400)
+            pcm = noise(600) + silence(400)
             for at in range(0, len(pcm), 640):
                 await client.send_audio(pcm[at : at + 640])
                 await asyncio.sleep(0.02)
