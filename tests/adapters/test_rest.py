@@ -14,6 +14,7 @@ import pytest
 from rejoinder import __version__
 from rejoinder.client import VoiceClient
 from rejoinder.errors import ProtocolError
+from rejoinder.settings import Limits
 from rejoinder.testing.scripted import noise, silence, tone
 from rejoinder_adapters.problems import status_of
 
@@ -228,6 +229,31 @@ def test_a_flood_of_sentences_to_say_is_refused_and_the_session_goes_on(serve: S
                 await asyncio.to_thread(server.call, flood())
             assert (refused.value.code, status_of(refused.value)) == ("too_fast", 429)
             await caller.turn()
+
+    asyncio.run(main())
+
+
+def test_nobody_can_be_interrupted_or_speak_before_somebody_has_joined(server: LiveServer) -> None:
+    session_id = httpx.post(server.http + "/v1/rooms").json()["session_id"]
+    for what in ("interrupt", "say"):
+        early = httpx.post(f"{server.http}/v1/sessions/{session_id}/{what}", json={"text": "Hello."})
+        assert (early.status_code, early.json()["code"]) == (404, "session_not_started")
+        assert early.json()["retryable"]
+
+
+def test_what_the_agent_is_to_say_has_words_and_is_not_too_long(serve: Serve) -> None:
+    server = serve(limits=Limits(text_chars=20))
+
+    async def main() -> None:
+        async with server.caller() as caller, httpx.AsyncClient(base_url=server.http) as http:
+            path = f"/v1/sessions/{caller.events('session.started')[0]['session_id']}"
+            for text, code in (("", "empty_text"), (" \n", "empty_text"), ("x" * 21, "text_too_long")):
+                refused = await http.post(f"{path}/say", json={"text": text})
+                assert (refused.status_code, refused.json()["code"]) == (400, code)
+                assert refused.headers["content-type"].startswith("application/problem+json")
+            assert (await http.post(f"{path}/say", json={"text": "x" * 20})).status_code == 202
+            assert (await caller.until("reply.finished"))["text"] == "x" * 20
+            assert len(caller.events("reply.started")) == 1, "what was refused is not said"
 
     asyncio.run(main())
 
