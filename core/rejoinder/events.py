@@ -206,7 +206,7 @@ class SessionMetrics(Event, tag="session.metrics"):
     """What happened in the whole session; the last event but one.
 
     `interruptions` were meant and stopped the agent, `false_interruptions` only ducked it (by cause); `timeouts`
-    counts what was waited for in vain, `failures` what failed, each by what (`stt`, `llm:openai`, `first_output` ...).
+    counts what was waited for in vain, `failures` what failed, each by what (`llm:openai`, `first_output` ...).
     """
 
     turns: int

@@ -134,7 +134,6 @@ class Session:
             post=self._post,
             straggler=host.straggler,
             providers=self._used,
-            failed=self._reply_failed,
             speculation_tokens=agent.turns.speculation_tokens,
         )
         self._scope: TurnScope | None = None
@@ -624,7 +623,6 @@ class Session:
         return Spoken(said, played[-byte_count(PLAYED_AUDIO_MS, ENGINE_RATE) :])
 
     def _not_understood(self, error: RejoinderError | None) -> None:
-        self._tally.failures["stt"] += 1
         if error is not None:
             self.complain(error)
 
@@ -681,10 +679,6 @@ class Session:
     def _switched(self, kind: str, provider: str, to: str, cause: str) -> None:
         self._tally.failed(f"{kind}:{provider}", cause)
         self._publish(ProviderSwitched(kind=kind, provider=provider, to=to, cause=cause))
-
-    def _reply_failed(self, error: RejoinderError) -> None:
-        if error.code == "empty_reply":
-            self._tally.failed("llm", error.code)
 
     def _used(self) -> dict[str, str]:
         """Which providers answered last."""

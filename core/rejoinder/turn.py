@@ -57,8 +57,6 @@ class Stage:
     """Takes over a task that did not end in time."""
     providers: Callable[[], dict[str, str]]
     """Which ones answered last, by kind."""
-    failed: Callable[[RejoinderError], None]
-    """Counts why a reply failed."""
     speculation_tokens: int
     """Pieces of text that a reply may be ahead while it is only proposed."""
 
@@ -343,7 +341,6 @@ class TurnScope:
         """Say so; what was already made is still played, then the reply ends as failed."""
         self._reason = "failed"
         self._tell(Error.of(error))
-        self._stage.failed(error)
         if self._voice is not None and self._stage.playout.pushed_ms > 0:
             self._stage.playout.finish(self.epoch)
         else:

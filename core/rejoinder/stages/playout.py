@@ -218,10 +218,9 @@ class Playout:
         """Where in the reply the client is that has played `played_ms` since its start: less what was repeated."""
         return max(0.0, min(played_ms, self.sent_ms) - self._repeated / self._bytes_per_ms)
 
-    def recent(self, ms: float, until_ms: float | None = None) -> bytes:
-        """The newest `ms` that the client has played (or of what it has played up to `until_ms`), at most 3 s."""
-        until = self.played_ms() if until_ms is None else until_ms
-        end = self._remembered - (self._sent - self._to_bytes(min(until, self.sent_ms)))
+    def recent(self, ms: float) -> bytes:
+        """The newest `ms` that the client has played, at most 3 s."""
+        end = self._remembered - (self._sent - self._to_bytes(min(self.played_ms(), self.sent_ms)))
         return self._memory()[max(0, end - self._to_bytes(ms)) : max(0, end)]
 
     def _to_bytes(self, ms: float) -> int:
