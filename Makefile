@@ -23,6 +23,7 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev models .speech/transcripts.tsv
 	$(BIN)/rejoinder bench --sessions 100
+	$(BIN)/rejoinder bench --turns
 	$(BIN)/rejoinder bench --voice
 
 .PHONY: models

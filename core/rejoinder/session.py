@@ -512,11 +512,16 @@ class Session:
                 self._scope.commit(speculated=False)
             case turns.TellTimeout(what):
                 self._tally.timeouts[what] += 1
-            case turns.DropTurn(turn, failed):
+            case turns.DropTurn(turn, failed, mumbled):
                 self._publish(Transcript(turn_id=self._turn_id(turn), text="", final=True))
                 if failed:
                     self._publish(
                         Error(code="no_transcript", message="The speech could not be transcribed.", retryable=True)
+                    )
+                if mumbled:
+                    self._tally.failures["stt:no_words"] += 1
+                    self._publish(
+                        Error(code="no_words", message="No word of the speech was understood.", retryable=True)
                     )
             case turns.EndUtterance():
                 self._ear.listener.end_utterance()

@@ -49,6 +49,7 @@ def test_whatever_fails_something_is_heard_in_time_and_the_session_goes_on(card:
     assert named["LLM hangs before its first token"] == "llm:scripted provider_timeout"
     assert named["LLM killed in mid-sentence"] == "llm:scripted provider_failed"
     assert named["TTS returns nothing"] == "tts:scripted empty_audio"
+    assert named["STT returns nothing"] == "no_words"
     assert named["STT hangs"] == "stt:scripted provider_timeout"
     said = {fault.name: fault.heard for fault in card.faults}
     assert said["LLM killed in mid-sentence"].startswith("This is what I know. And then / Sorry")

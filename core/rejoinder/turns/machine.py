@@ -247,9 +247,9 @@ class TurnMachine:
             self._commit(self._speech_turn, self._text, now)
         else:
             self._discard_proposal()
-            self._do(DropTurn(self._speech_turn, self._failed))
-            mumbled = self._last_speech_at - self._began_at >= _MUMBLE_S and not self._apologised
-            if self.reply is None and (self._failed or (mumbled and not self._text)):
+            mumbled = not self._failed and not self._text and self._last_speech_at - self._began_at >= _MUMBLE_S
+            self._do(DropTurn(self._speech_turn, self._failed, mumbled))
+            if self.reply is None and (self._failed or (mumbled and not self._apologised)):
                 self._apologised = True
                 self._say(NOT_UNDERSTOOD, now, "apology")
         self._forget_transcript()

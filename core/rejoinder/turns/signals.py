@@ -234,10 +234,14 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class DropTurn:
-    """The turn held no words, or none for the agent, or they could not be had (`failed`): it never happened."""
+    """The turn held no words, or none for the agent, or they could not be had (`failed`): it never happened.
+
+    `mumbled`: it was long enough to have held some.
+    """
 
     turn: int
     failed: bool
+    mumbled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
