@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := local,openai,mic,codecs,mcp,docs,bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: setup run test check bench clean
@@ -35,11 +36,11 @@ $(VENV)/bin/python:
 	$(PIP) install --quiet 'pip>=25.1'
 
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic,bench]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,openai,mic,bench]' --group dev
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
 # Recorded human speech for tests and benchmarks; without it (no Debian package tools) those tests say so and skip.
@@ -55,6 +56,6 @@ lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet 'pip>=25.1'
-	build/lock/bin/python -m pip install --quiet --editable '.[local,openai,mic,bench]' --group dev
+	build/lock/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
 	(head -1 constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable --exclude pip) > build/constraints.txt
 	mv build/constraints.txt constraints.txt
