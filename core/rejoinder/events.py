@@ -28,12 +28,14 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", 
 class SessionStarted(Event, tag="session.started"):
     """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz).
 
-    `resume_token` lets this connection come back after it was lost; `resumed` says that it did.
+    `agent_version` is 0 for an agent of the settings. `resume_token` lets this connection come back after it was lost;
+    `resumed` says that it did.
     """
 
     agent: str
     input_rate: int
     output_rate: int
+    agent_version: int = 0
     resume_token: str = ""
     resumed: bool = False
 

@@ -73,15 +73,16 @@ class Recorder:
         session = self._sessions[session_id] = _Session()
         room = self._rooms.pop(session_id, None)
         # An error may come before `session.started`; the row must be there for the event to belong to.
-        agent, rates = "", (0, 0)
+        agent, version, rates = "", None, (0, 0)
         if isinstance(event, events.SessionStarted):
-            agent, rates = event.agent, (event.input_rate, event.output_rate)
-        self._put(Write.SESSION, (session_id, room, agent, event.at, *rates))
+            agent, version, rates = event.agent, event.agent_version or None, (event.input_rate, event.output_rate)
+        self._put(Write.SESSION, (session_id, room, agent, version, event.at, *rates))
         return session
 
     def _session_started(self, session: _Session, session_id: str, event: events.SessionStarted) -> None:
         if event.seq > 1:
-            self._put(Write.SESSION_STARTED, (event.agent, event.at, event.input_rate, event.output_rate, session_id))
+            rates = (event.input_rate, event.output_rate)
+            self._put(Write.SESSION_STARTED, (event.agent, event.agent_version or None, event.at, *rates, session_id))
 
     def _session_metrics(self, session: _Session, session_id: str, event: events.SessionMetrics) -> None:
         self._put(Write.SESSION_METRICS, (_json(counts_of(event)).decode(), session_id))

@@ -23,12 +23,14 @@ class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died).
 
-    `metrics` is what happened in it, known once it has ended; the fields of `session.metrics`.
+    `agent_version` is None for an agent of the settings. `metrics` is what happened in it, known once it has ended; the
+    fields of `session.metrics`.
     """
 
     id: str
     room_id: str | None
     agent: str
+    agent_version: int | None
     started_at: int
     ended_at: int | None
     end_reason: str | None

@@ -24,6 +24,7 @@ class Write(enum.IntEnum):
     EVENT = enum.auto()
     SPAN = enum.auto()
     INTERRUPTION = enum.auto()
+    WEBHOOK_DELIVERY = enum.auto()
     SESSION_STARTED = enum.auto()
     SESSION_METRICS = enum.auto()
     SESSION_ENDED = enum.auto()
@@ -36,7 +37,10 @@ class Write(enum.IntEnum):
 
 _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
     Write.ROOM: (tables.rooms, ("id", "agent", "created_at", "expires_at", "session_id")),
-    Write.SESSION: (tables.sessions, ("id", "room_id", "agent", "started_at", "input_rate", "output_rate")),
+    Write.SESSION: (
+        tables.sessions,
+        ("id", "room_id", "agent", "agent_version", "started_at", "input_rate", "output_rate"),
+    ),
     Write.TURN: (tables.turns, ("id", "session_id", "number", "user_text", "committed_at", "reply_id")),
     Write.TOOL_CALL: (
         tables.tool_calls,
@@ -49,11 +53,19 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
         tables.interruptions,
         ("session_id", "seq", "turn_id", "reply_id", "accepted", "cause", "speech_ms", "text", "at"),
     ),
+    Write.WEBHOOK_DELIVERY: (
+        tables.webhook_deliveries,
+        ("id", "webhook_id", "type", "payload", "created_at", "next_attempt_at", "attempts"),
+    ),
 }
 
 # The columns set, then those that find the row: the order of the values in a tuple.
 _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
-    Write.SESSION_STARTED: (tables.sessions, ("agent", "started_at", "input_rate", "output_rate"), ("id",)),
+    Write.SESSION_STARTED: (
+        tables.sessions,
+        ("agent", "agent_version", "started_at", "input_rate", "output_rate"),
+        ("id",),
+    ),
     Write.SESSION_METRICS: (tables.sessions, ("metrics",), ("id",)),
     Write.SESSION_ENDED: (tables.sessions, ("ended_at", "end_reason"), ("id",)),
     Write.TURN_COMMITTED: (tables.turns, ("user_text", "committed_at"), ("id",)),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from secrets import token_urlsafe
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import RowMapping, Select, select
+from sqlalchemy import RowMapping, Select, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -96,6 +97,17 @@ class Store:
         await self._write(Write.ROOM, (room.id, room.agent, room.created_at, room.expires_at, room.session_id))
         return room
 
+    async def secret(self, name: str) -> str:
+        """The secret called `name` that all processes on this database share: 256 random bits, made on first use."""
+        columns = tables.secrets.c
+        async with self.transaction() as connection:
+            found = await connection.scalar(select(columns.value).where(columns.name == name))
+            if found is None:
+                found = token_urlsafe(32)
+                row = {"name": name, "value": found, "created_at": self._clock.wall_ms()}
+                await connection.execute(insert(tables.secrets).values(row))
+        return str(found)
+
     async def room(self, room_id: str) -> RoomRecord | None:
         """The room called `room_id`, None if there is none."""
         return await self._one(select(tables.rooms).where(tables.rooms.c.id == room_id), RoomRecord)
@@ -109,22 +121,39 @@ class Store:
         return await self._one(select(tables.sessions).where(tables.sessions.c.id == session_id), SessionRecord)
 
     async def sessions(
-        self, limit: int = 50, *, before: str | None = None, agent: str | None = None
+        self,
+        limit: int = 50,
+        *,
+        before: str | None = None,
+        agent: str | None = None,
+        room_id: str | None = None,
+        end_reason: str | None = None,
+        ended: bool | None = None,
+        since: int | None = None,
+        until: int | None = None,
     ) -> list[SessionRecord]:
-        """At most `limit` sessions, newest first; the next page is `before` the last id of this one."""
+        """At most `limit` sessions, newest first; the next page is `before` the last id of this one.
+
+        `since` and `until` are Unix ms of the start; `until` is not included.
+        """
         columns = tables.sessions.c
         query = select(tables.sessions).order_by(columns.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(columns.id < before)
-        if agent is not None:
-            query = query.where(columns.agent == agent)
-        return await self._all(query, SessionRecord)
+        wanted = (
+            before is not None and columns.id < before,
+            agent is not None and columns.agent == agent,
+            room_id is not None and columns.room_id == room_id,
+            end_reason is not None and columns.end_reason == end_reason,
+            ended is not None and (columns.ended_at.is_not(None) if ended else columns.ended_at.is_(None)),
+            since is not None and columns.started_at >= since,
+            until is not None and columns.started_at < until,
+        )
+        return await self._all(query.where(*(one for one in wanted if one is not False)), SessionRecord)
 
     async def turns(self, session_id: str) -> list[TurnRecord]:
         """All turns of a session in their order, each with its spans and tool calls."""
         turns, spans, calls = tables.turns, tables.spans, tables.tool_calls
         of_session = turns.c.session_id == session_id
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             found = await _fetch(connection, select(turns).where(of_session).order_by(turns.c.number, turns.c.id))
             span_rows = await _fetch(
                 connection,
@@ -188,16 +217,44 @@ class Store:
         self.writer.put(write, row)
         await self.writer.flush()
 
+    @property
+    def clock(self) -> Clock:
+        """The time that rows are stamped with."""
+        return self._clock
+
     async def _one(self, query: Select[Any], kind: type[_T]) -> _T | None:
         rows = await self._all(query, kind)
         return rows[0] if rows else None
 
     async def _all(self, query: Select[Any], kind: type[_T]) -> list[_T]:
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return [_record(row, kind) for row in await _fetch(connection, query)]
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A connection whose changes are committed together at the end; for what operators change, now and then.
+
+        Raises:
+            StoreError: the database refused (`row_refused` where the values are to blame, a duplicate key for one).
+        """
+        engine = self._require_open()
+        try:
+            async with engine.connect() as connection:
+                if connection.dialect.name == "sqlite":
+                    # What is read in it must still be true when it writes.
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+                await connection.commit()
+        except (SQLAlchemyError, OSError) as error:
+            raise store_error(error, self._url) from error
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read from, once what was recorded before is written.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
         engine = self._require_open()
         try:
             await self.writer.flush(_READ_FLUSH_S)

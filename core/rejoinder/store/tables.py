@@ -56,6 +56,8 @@ sessions = Table(
     Column("id", String, primary_key=True),
     Column("room_id", ForeignKey("rooms.id", ondelete="SET NULL")),
     Column("agent", String, nullable=False),
+    # None where the agent is defined in the settings, which have no versions.
+    Column("agent_version", Integer),
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("end_reason", String),
@@ -156,4 +158,92 @@ interruptions = Table(
     Column("speech_ms", Integer, nullable=False),
     Column("text", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+)
+
+# -- what operators define, and who may do what
+
+agents = Table(
+    "agents",
+    metadata,
+    # Every version is kept; the highest one counts. One without a definition says that the agent was deleted.
+    Column("name", String, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("definition", JSON(none_as_null=True)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("prefix", String, nullable=False),
+    # SHA-256 of the key, in hex; the key itself is 256 random bits and is shown once.
+    Column("hash", String, nullable=False, unique=True),
+    Column("scopes", JSON, nullable=False),
+    Column("dev", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    # What all processes on this database must share, such as the key that signs room tokens.
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    # Of the request; the same key with another request is an error.
+    Column("fingerprint", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # None while the first request is being answered.
+    Column("status", Integer),
+    Column("headers", JSON(none_as_null=True)),
+    Column("body", Text),
+    Index(None, "created_at"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("events", JSON, nullable=False),
+    # The newest first; an older one has an end (`until`, Unix ms), while both sign.
+    Column("secrets", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("failing_since", BigInteger),
+    Column("disabled_at", BigInteger),
+    Column("disabled_reason", Text),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    # The outbox: written in the same transaction as the event it tells of.
+    Column("id", String, primary_key=True),
+    # No foreign key: an event must be stored even where its webhook has just been deleted.
+    Column("webhook_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # None: nothing more is tried.
+    Column("next_attempt_at", BigInteger),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered_at", BigInteger),
+    Column("status", Integer),
+    Column("error", Text),
+    Index(None, "next_attempt_at"),
+    Index(None, "webhook_id", "id"),
 )

@@ -1,0 +1,127 @@
+"""API keys in SQL: made, found by their hash, rotated with an overlap, revoked; the keys themselves are not stored."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+
+import msgspec
+from sqlalchemy import insert, select, update
+
+from rejoinder.ids import new_id
+from rejoinder.store import tables
+from rejoinder.store.store import Store
+
+PREFIX = "rj_"
+_SHOWN = 8
+_columns = tables.api_keys.c
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key, without what makes it one; `prefix` is how it begins. Times are Unix ms."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    dev: bool
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+    def good_at(self, now_ms: int) -> bool:
+        """Whether it opens anything at that time."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now_ms)
+
+
+class Keys:
+    """The API keys in `store`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def create(
+        self, name: str, scopes: Iterable[str], *, ttl_s: float | None = None, dev: bool = False, key: str | None = None
+    ) -> tuple[KeyRecord, str]:
+        """A new key, and its secret: to be shown once. It expires after `ttl_s`; `key` is one made before."""
+        key = key or PREFIX + secrets.token_urlsafe(32)
+        now = self._store.clock.wall_ms()
+        record = KeyRecord(
+            id=new_id("key"),
+            name=name,
+            prefix=key[: len(PREFIX) + _SHOWN],
+            scopes=list(scopes),
+            dev=dev,
+            created_at=now,
+            expires_at=None if ttl_s is None else now + round(ttl_s * 1000),
+            revoked_at=None,
+            last_used_at=None,
+        )
+        row = {**msgspec.structs.asdict(record), "hash": hash_of(key)}
+        async with self._store.transaction() as connection:
+            await connection.execute(insert(tables.api_keys).values(row))
+        return record, key
+
+    async def find(self, key: str) -> KeyRecord | None:
+        """The record of `key`, good or not; None if nobody made it."""
+        query = select(tables.api_keys).where(_columns.hash == hash_of(key))
+        async with self._store.reading() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return _record(row) if row else None
+
+    async def get(self, key_id: str) -> KeyRecord | None:
+        """The key with that id."""
+        query = select(tables.api_keys).where(_columns.id == key_id)
+        async with self._store.reading() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return _record(row) if row else None
+
+    async def all(self) -> list[KeyRecord]:
+        """All keys, newest first, also those that are no good any more."""
+        query = select(tables.api_keys).order_by(_columns.id.desc())
+        async with self._store.reading() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_record(row) for row in rows]
+
+    async def rotate(self, key_id: str, *, overlap_s: float) -> tuple[KeyRecord, str] | None:
+        """A new key with the name and scopes of the one with that id, which is good for another `overlap_s`.
+
+        None if there is no such key, or it is no good any more.
+        """
+        old = await self.get(key_id)
+        now = self._store.clock.wall_ms()
+        if old is None or not old.good_at(now):
+            return None
+        made = await self.create(old.name, old.scopes)
+        until = now + round(overlap_s * 1000)
+        if old.expires_at is not None:
+            until = min(until, old.expires_at)
+        async with self._store.transaction() as connection:
+            await connection.execute(update(tables.api_keys).where(_columns.id == key_id).values(expires_at=until))
+        return made
+
+    async def revoke(self, key_id: str) -> bool:
+        """End the key with that id now; False if there is none. Idempotent."""
+        async with self._store.transaction() as connection:
+            change = update(tables.api_keys).where(_columns.id == key_id, _columns.revoked_at.is_(None))
+            await connection.execute(change.values(revoked_at=self._store.clock.wall_ms()))
+            found = await connection.scalar(select(_columns.id).where(_columns.id == key_id))
+        return found is not None
+
+    async def used(self, last_used_at: dict[str, int]) -> None:
+        """Note when keys were used last: Unix ms by key id."""
+        async with self._store.transaction() as connection:
+            for key_id, at in last_used_at.items():
+                await connection.execute(update(tables.api_keys).where(_columns.id == key_id).values(last_used_at=at))
+
+
+def hash_of(key: str) -> str:
+    """What is stored of `key`; it is random, so that a plain SHA-256 cannot be guessed backwards."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _record(row: object) -> KeyRecord:
+    known = {name: value for name, value in dict(row).items() if name != "hash"}  # type: ignore[call-overload]
+    return msgspec.convert(known, KeyRecord)
