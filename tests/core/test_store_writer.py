@@ -20,7 +20,7 @@ from rejoinder.store import schema
 from rejoinder.store.statements import Row, Write
 from rejoinder.store.writer import Writer
 
-SESSION: Row = ("ses_1", None, "guide", 1, 16_000, 24_000)
+SESSION: Row = ("ses_1", None, "guide", None, 1, 16_000, 24_000)
 
 
 def message(seq: int, session_id: str = "ses_1") -> Row:
