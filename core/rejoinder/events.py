@@ -133,6 +133,15 @@ class ToolCalled(Event, tag="tool.called"):
     arguments: str
 
 
+class ToolProgress(Event, tag="tool.progress"):
+    """How far a tool call is that still runs: what it says, and the `fraction` (0 to 1) if it knows."""
+
+    reply_id: str
+    call_id: str
+    message: str
+    fraction: float | None = None
+
+
 class ToolReturned(Event, tag="tool.returned"):
     """A tool call ended: `status` says how, `result` is what the model is told."""
 
@@ -257,6 +266,7 @@ ServerEvent = (
     | ReplyDucked
     | ReplyResumed
     | ToolCalled
+    | ToolProgress
     | ToolReturned
     | ClearAudio
     | ReplyFinished

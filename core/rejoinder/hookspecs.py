@@ -9,7 +9,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from rejoinder.events import ServerEvent
-    from rejoinder.providers import ModelFile, Provider, Tool
+    from rejoinder.providers import ModelFile, Provider, Tool, ToolSource
 
 PROJECT = "rejoinder"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -24,7 +24,13 @@ def register_providers() -> Iterable[Provider]:
 
 @hookspec
 def register_tools() -> Iterable[Tool]:
-    """Return the tools agents may name in their `tools`."""
+    """Return the tools agents may name in their `tools`; without this hook they are the module's own `@tool`s."""
+    return ()
+
+
+@hookspec
+def register_tool_sources() -> Iterable[ToolSource]:
+    """Return sources of tools that are only known while the server runs, such as those of another server."""
     return ()
 
 

@@ -302,15 +302,43 @@ AnyProvider = VadProvider | SttProvider | TurnDetector | InterruptionJudge | Llm
 # --- tools ----------------------------------------------------------------------------------------------------
 
 
+class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """For providers and tools with nothing to set."""
+
+
+def _nowhere(message: str, fraction: float | None) -> None:
+    """Where nobody wants to know how far a call is."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool may know and do in the session that called it."""
+    """What a tool may know and do in the session that called it.
+
+    Whoever runs tools outside of a session makes one of `session_id` alone.
+    """
 
     session_id: str
-    last_metrics: Callable[[], Mapping[str, Any] | None]
+    last_metrics: Callable[[], Mapping[str, Any] | None] = lambda: None
     """Latency of the last answered turn: `response_ms` and `spans` (name to ms); None before the first."""
-    end_session: Callable[[str], None]
+    end_session: Callable[[str], None] = lambda reason: None
     """Ends the session, for the reason given, once the current answer has been heard."""
+    call_id: str = ""
+    """The id of this call, as in `tool.called`."""
+    settings: Any = None
+    """The tool's own settings: an instance of `Tool.settings`."""
+    told: Callable[[str, float | None], None] = _nowhere
+    """Told what `progress` is told."""
+
+    def progress(self, what: str | float, fraction: float | None = None) -> None:
+        """Say how far the call is: a text, a fraction from 0 to 1, or both (`progress("half of it", 0.5)`).
+
+        Published as `tool.progress` while the call runs, the newest at most every 250 ms; may be called as often as you
+        like, from any thread. Never raises.
+        """
+        if isinstance(what, str):
+            self.told(what, fraction)
+        else:
+            self.told("", what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +346,8 @@ class Tool:
     """A function the model may call. `run` gets the decoded arguments and returns the text the model is told.
 
     A tool with `side_effects` only runs once the user's turn is committed, and then to its end, also when its reply is
-    interrupted; one without may run for a turn that is still undecided and ends with its reply.
+    interrupted; one without may run for a turn that is still undecided and ends with its reply. `run` raises `ToolError`
+    for what the model should know and can act upon.
     """
 
     name: str
@@ -326,17 +355,53 @@ class Tool:
     run: Callable[[dict[str, Any], ToolContext], Awaitable[str]]
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     side_effects: bool = True
+    timeout_ms: int | None = None
+    """A call that takes longer has failed; None: the agent's `tool_timeout_ms`."""
+    max_result_chars: int = 8_000
+    """The model is told this much of a result."""
+    settings: type[msgspec.Struct] = NoSettings
+    """The schema of its settings, `[plugins.NAME]` with the name of the tool; it finds them in `ToolContext.settings`."""
+    configured: msgspec.Struct | None = None
+    """Its settings as they are in this process (filled in by the runtime); None: all defaults."""
 
     def schema(self) -> ToolSchema:
         """What the model is told."""
         return ToolSchema(self.name, self.description, self.parameters)
 
 
+class LiveTools(Protocol):
+    """Tools that come and go while the process runs, such as those of another server."""
+
+    async def start(self) -> None:
+        """Look for the tools; returns when they are there or after a bounded time, and goes on trying beside.
+
+        What cannot be reached is logged and does not raise. Called once.
+        """
+
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools that are known now, by name. A session keeps those that there were when it began."""
+
+    def expects(self, name: str) -> bool:
+        """Whether a tool called `name` would come from here, now or later. Also asked when it was never started."""
+
+    async def close(self) -> None:
+        """Free everything; called once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSource:
+    """A source of tools on offer. `create(settings)` gets an instance of `settings` and must be quick.
+
+    Its settings are `[plugins.NAME]`.
+    """
+
+    name: str
+    summary: str
+    create: Callable[[Any], LiveTools]
+    settings: type[msgspec.Struct] = NoSettings
+
+
 # --- registration ---------------------------------------------------------------------------------------------
-
-
-class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
-    """For providers with nothing to set."""
 
 
 class ModelPaths(Protocol):
