@@ -113,7 +113,7 @@ class SchemaMismatch(StoreError):
 
 
 class ProviderError(RejoinderError):
-    """A provider failed; `provider` names it."""
+    """A provider failed; `provider` names it, `retry_after_s` is how long it asked to be left alone, if it did."""
 
     code = "provider_failed"
     retryable = True
@@ -126,10 +126,12 @@ class ProviderError(RejoinderError):
         code: str | None = None,
         fix: str | None = None,
         retryable: bool | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         stop = "" if message.endswith((".", "!", "?")) else "."
         super().__init__(f"{provider}: {message}{stop}", code=code, fix=fix, retryable=retryable)
         self.provider = provider
+        self.retry_after_s = retry_after_s
 
 
 class ProviderTimeout(ProviderError):

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +37,8 @@ from rejoinder.providers import (
     ToolCall,
     ToolSchema,
 )
-from rejoinder.settings import load_settings
+from rejoinder.settings import Deadlines, load_settings
+from rejoinder.stages.chain import LlmChain
 from rejoinder_plugins import openai as plugin
 from rejoinder_plugins.openai.client import Deadline, OpenAISettings
 from rejoinder_plugins.openai.llm import OpenAILlm
@@ -486,6 +489,38 @@ def test_failures_of_the_server_are_told_apart(
     run(body())
 
 
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [
+        ({"retry_after": "7"}, 7, 7),
+        ({"retry_after": "0.5"}, 0.5, 0.5),
+        ({"retry_after": "-3"}, 0, 0),
+        ({"retry_after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0, 0),
+        ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)}, 3000, 3600),
+        ({"retry_after": "soon"}, None, None),
+        ({"retry_after": "inf"}, None, None),
+        ({"retry_after": ""}, None, None),
+        ({}, None, None),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_how_long_the_server_wants_to_be_left_alone(
+    status: int, said: dict[str, str], least: float | None, most: float | None
+) -> None:
+    async def body() -> None:
+        async with serving(answers(status, failure("slow"), **said)) as server, llm(server.url) as model:
+            with pytest.raises(ProviderError) as raised:
+                await collect(model)
+        after = raised.value.retry_after_s
+        if least is None or most is None:
+            assert after is None
+        else:
+            assert after is not None
+            assert least <= after <= most
+
+    run(body())
+
+
 def test_nobody_listens() -> None:
     async def body() -> None:
         async with serving(SAYS_HI) as server:
@@ -566,6 +601,84 @@ def test_one_retry_before_the_first_token_and_none_after_it() -> None:
                 with pytest.raises(ProviderError):
                     await collect(model)
             assert len(server.requests) == 1
+
+    run(body())
+
+
+async def _goes_quiet(exchange: Exchange) -> None:
+    await exchange.begin()
+    await exchange.sse(chunk(content="Half an"))
+    await exchange.wait_for_disconnect()
+
+
+async def _only_a_role(exchange: Exchange) -> None:
+    await exchange.begin()
+    await exchange.sse(chunk(role="assistant", content=""))
+    exchange.writer.close()
+
+
+@asynccontextmanager
+async def chained(first: Script, hedge: bool) -> AsyncIterator[tuple[LlmChain, Server, Server, list[tuple[str, ...]]]]:
+    """Two servers and the chain that asks them; the list is what it told."""
+    told: list[tuple[str, ...]] = []
+    async with (
+        serving(first) as one,
+        serving(SAYS_HI) as two,
+        llm(one.url, max_retries=1) as model_one,
+        llm(two.url) as model_two,
+    ):
+        deadlines = Deadlines(first_token_ms=300, hedge=hedge)
+        yield LlmChain({"one": model_one, "two": model_two}, deadlines, lambda *what: told.append(what)), one, two, told
+
+
+@pytest.mark.parametrize("hedge", [False, True])
+@pytest.mark.parametrize(
+    ("script", "cause", "requests"),
+    [
+        (answers(401, failure("bad key")), "provider_unauthorized", 1),
+        (answers(429, failure("slow"), retry_after="7"), "provider_rate_limited", 1),
+        # The two that another try may mend get one, before the next server is asked.
+        (answers(500, failure("oops")), "provider_failed", 2),
+        (_drops, "provider_unreachable", 2),
+        (_only_a_role, "provider_unreachable", 2),
+        (answers(200, b"<html>a login page"), "provider_failed", 2),
+        (hangs, "provider_timeout", 1),
+    ],
+)
+def test_the_next_server_answers_where_the_first_gave_nothing(
+    script: Script, cause: str, requests: int, hedge: bool
+) -> None:
+    async def body() -> None:
+        async with chained(script, hedge) as (chain, one, two, told):
+            async with aclosing(chain.stream(HELLO)) as deltas:
+                assert [delta async for delta in deltas] == ["Hi", " there."]
+            assert told == [("llm", "one", "two", cause)]
+            assert (chain.used, len(one.requests), len(two.requests)) == ("two", requests, 1)
+            if script is hangs:
+                await one.disconnected.wait()
+
+    run(body())
+
+
+@pytest.mark.parametrize("hedge", [False, True])
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        (_breaks, "provider_unreachable"),
+        (streams(chunk(content="Half an")), "provider_failed"),
+        (streams(chunk(content="Half an"), failure("gpu")), "provider_failed"),
+        (_goes_quiet, "provider_timeout"),
+    ],
+)
+def test_no_other_server_is_asked_once_something_was_said(script: Script, cause: str, hedge: bool) -> None:
+    async def body() -> None:
+        heard: list[LlmDelta] = []
+        async with chained(script, hedge) as (chain, one, two, told):
+            with pytest.raises(ProviderError) as raised:
+                await collect_into(heard, chain.stream(HELLO))
+            assert (raised.value.code, heard) == (cause, ["Half an"])
+            assert told == [("llm", "one", "", cause)]
+            assert (chain.used, len(one.requests), len(two.requests)) == ("one", 1, 0)
 
     run(body())
 

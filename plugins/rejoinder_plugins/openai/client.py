@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import urlsplit
 
@@ -182,6 +185,7 @@ def _import_sdk() -> None:
 
 def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> ProviderError:
     status, message = error.status_code, _short(error.message)
+    after = _retry_after_s(error.response.headers.get("retry-after"))
     if status in (401, 403):
         return ProviderRejected(
             NAME,
@@ -190,9 +194,9 @@ def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> Pr
             fix="Set api_key in [plugins.openai], or OPENAI_API_KEY.",
         )
     if status == 429:
-        after = error.response.headers.get("retry-after")
-        again = f"; it asks to retry after {_short(after)} s" if after else ""
-        return ProviderError(NAME, f"the server limits the rate{again}: {message}", code="provider_rate_limited")
+        again = "" if after is None else f"; it asks to retry after {after:g} s"
+        text = f"the server limits the rate{again}: {message}"
+        return ProviderError(NAME, text, code="provider_rate_limited", retry_after_s=after)
     if status == 404:
         return ProviderRejected(
             NAME,
@@ -200,8 +204,25 @@ def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> Pr
             fix=f"Check {what} and base_url in [plugins.openai].",
         )
     if status >= 500 or status in (408, 409):
-        return ProviderError(NAME, f"the server failed ({status}): {message}")
+        return ProviderError(NAME, f"the server failed ({status}): {message}", retry_after_s=after)
     return ProviderRejected(NAME, f"the server refused the request ({status}): {message}")
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds that a `Retry-After` header (RFC 9110, 10.2.3: seconds or a date) asks for, if any."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        # A date without a zone is in UTC: HTTP knows no other.
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = math.ceil((at - datetime.now(UTC)).total_seconds())
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _short(text: str) -> str:
