@@ -346,8 +346,8 @@ class Tool:
     """A function the model may call. `run` gets the decoded arguments and returns the text the model is told.
 
     A tool with `side_effects` only runs once the user's turn is committed, and then to its end, also when its reply is
-    interrupted; one without may run for a turn that is still undecided and ends with its reply. `run` raises `ToolError`
-    for what the model should know and can act upon.
+    interrupted; one without may run for a turn that is still undecided and ends with its reply. `run` raises
+    `ToolError` for what the model should know and can act upon.
     """
 
     name: str
@@ -360,7 +360,7 @@ class Tool:
     max_result_chars: int = 8_000
     """The model is told this much of a result."""
     settings: type[msgspec.Struct] = NoSettings
-    """The schema of its settings, `[plugins.NAME]` with the name of the tool; it finds them in `ToolContext.settings`."""
+    """The schema of its settings, `[plugins.NAME]` with its own name; it finds them in `ToolContext.settings`."""
     configured: msgspec.Struct | None = None
     """Its settings as they are in this process (filled in by the runtime); None: all defaults."""
 

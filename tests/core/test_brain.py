@@ -6,13 +6,14 @@ import asyncio
 import re
 from collections.abc import Coroutine, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
+from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
 from rejoinder.journal import NOT_STARTED, Entry, Journal
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
@@ -209,11 +210,65 @@ def test_a_call_made_again_while_it_runs_joins_it_and_both_get_the_result() -> N
     run_virtual(main())
 
 
-def test_two_equal_calls_in_one_answer_are_both_executed() -> None:
+@pytest.mark.parametrize(("name", "times"), [("book", 1), ("look", 2)])
+def test_of_two_equal_calls_in_one_answer_a_side_effect_happens_once(name: str, times: int) -> None:
     async def main() -> None:
-        bench = Bench(calls("book", "book"))
+        bench = Bench(calls(name, name))
         await bench.reply().commit().end()
+        assert len(bench.executed) == times
+        assert [status for _, status, _ in bench.returned()] == ["ok", "ok"]
+
+    run_virtual(main())
+
+
+def test_of_very_many_calls_in_one_answer_only_so_many_are_run() -> None:
+    async def main() -> None:
+        bench = Bench(calls(*["look"] * 40))
+        await bench.reply().commit().end()
+        assert len(bench.executed) == 16
+        assert [status for _, status, _ in bench.returned()] == ["failed"] * 24 + ["ok"] * 16
+        assert len(bench.llm.requests) == 2
+
+    run_virtual(main())
+
+
+def test_what_a_model_calls_in_the_last_round_is_not_run() -> None:
+    async def main() -> None:
+        rounds = 0
+
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            nonlocal rounds
+            rounds += 1
+            return ("And ", ToolCall(f"c{rounds}", "book", f'{{"n": {rounds}}}'))
+
+        bench = Bench(script, agent=Agent(max_tool_rounds=2))
+        reply = bench.reply().commit()
+        await reply.end()
         assert len(bench.executed) == 2
+        assert len(bench.llm.requests) == 3
+        assert not bench.llm.requests[-1].tools
+        assert not reply.entry.thinking
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("name", ["book", "look"])
+def test_how_far_a_call_is_is_told(name: str) -> None:
+    async def main() -> None:
+        bench = Bench(calls(name))
+        reply = bench.reply().commit()
+        tool = bench.brain.tools[name]
+
+        async def run(arguments: dict[str, Any], context: ToolContext) -> str:
+            context.progress("half of it", 0.5)
+            return await tool.run(arguments, context)
+
+        bench.brain.tools[name] = replace(tool, run=run)  # type: ignore[index]
+        await reply.end()
+        progress = [event for event in bench.recorded if isinstance(event, ToolProgress)]
+        assert [(e.reply_id, e.call_id, e.message, e.fraction) for e in progress] == [
+            ("rep_0", "2.0", "half of it", 0.5)
+        ]
 
     run_virtual(main())
 

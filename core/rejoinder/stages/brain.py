@@ -6,18 +6,20 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rejoinder.events import ServerEvent, ToolCalled, ToolReturned
+from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
 from rejoinder.journal import NOT_STARTED, Entry, Journal, ToolRound
 from rejoinder.providers import LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
 from rejoinder.stages.chain import LlmChain
-from rejoinder.tools import CUT_OFF, Ledger, Spawn, ToolResult, run_tool
+from rejoinder.tools import CUT_OFF, Ledger, Spawn, Told, ToolResult, run_tool
 
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*\Z")
 _NEXT_FILLER = 3
 """Each filler comes this many times as late as the one before it."""
+_MAX_CALLS = 16
+_TOO_MANY = ToolResult("failed", f"Not executed: at most {_MAX_CALLS} calls are run at once. Call again.")
 
 Tell = Callable[[ServerEvent], None]
 Committed = Callable[[], Awaitable[object]]
@@ -63,11 +65,13 @@ class Brain:
         entry.thinking = True
         schemas = tuple(tool.schema() for tool in self.tools.values())
         fillers = iter(self.agent.fillers)
-        for round_number in range(self.agent.max_tool_rounds + 1):
+        for rounds_left in range(self.agent.max_tool_rounds, -1, -1):
+            # Of calls that end from here on the model does not know.
+            known = self.ledger.ended
             request = LlmRequest(
                 self.journal.messages(self.agent.instructions, self.agent.history_messages, entry),
                 # In the last round the model gets no tools, so it has to answer.
-                schemas if round_number < self.agent.max_tool_rounds else (),
+                schemas if rounds_left else (),
                 self.agent.max_tokens,
                 self.agent.temperature,
             )
@@ -79,7 +83,8 @@ class Brain:
                         calls.append(delta)
                     elif delta:
                         yield delta
-            if not calls:
+            if not calls or not rounds_left:
+                # What a model calls without having been given tools is not run.
                 break
             if entry.state == "finished" or _cancelled():
                 # A provider swallowed the cancellation of this reply: nobody wants these calls any more.
@@ -87,7 +92,7 @@ class Brain:
             said = entry.text[before:]
             if said and not said[-1].isspace():
                 yield _pause_after(said)
-            async with aclosing(self._run(calls, said, entry, committed, tell, fillers)) as spoken:
+            async with aclosing(self._run(calls, said, entry, committed, tell, fillers, known)) as spoken:
                 async for filler in spoken:
                     yield filler
         entry.thinking = False
@@ -100,8 +105,9 @@ class Brain:
         committed: Committed,
         tell: Tell,
         fillers: Iterator[str],
+        known: int,
     ) -> AsyncGenerator[str, None]:
-        """Run `calls` side by side until all have ended; what is said meanwhile."""
+        """Run `calls` side by side until all have ended; what is said meanwhile. `known` is for the ledger."""
         tool_round = self.journal.call(entry, calls, said)
 
         def report(event: ServerEvent) -> None:
@@ -120,11 +126,21 @@ class Brain:
                 )
             )
 
+        def told(call: ToolCall) -> Told:
+            return lambda message, fraction: report(
+                ToolProgress(reply_id=entry.reply_id, call_id=call.id, message=message, fraction=fraction)
+            )
+
         for call in tool_round.calls:
             report(ToolCalled(reply_id=entry.reply_id, call_id=call.id, name=call.name, arguments=call.arguments))
+        for call in tool_round.calls[_MAX_CALLS:]:
+            tool_round.started.add(call.id)
+            end(call, _TOO_MANY)
         work = {
-            asyncio.create_task(self._call(call, tool_round, entry, committed, end), name=f"call of {call.name}")
-            for call in tool_round.calls
+            asyncio.create_task(
+                self._call(call, tool_round, entry, committed, end, told(call), known), name=f"call of {call.name}"
+            )
+            for call in tool_round.calls[:_MAX_CALLS]
         }
         try:
             if not said.strip():
@@ -151,18 +167,21 @@ class Brain:
         entry: Entry,
         committed: Committed,
         end: Callable[[ToolCall, ToolResult], None],
+        told: Told,
+        known: int,
     ) -> None:
         tool = self.tools.get(call.name)
         if tool is None or not tool.side_effects:
             tool_round.started.add(call.id)
             result = CUT_OFF
             try:
-                result = await run_tool(self.tools, call, self.context, self.agent.tool_timeout_ms / 1000)
+                context = replace(self.context, told=told)
+                result = await run_tool(self.tools, call, context, self.agent.tool_timeout_ms / 1000)
             finally:
                 end(call, result)
             return
         await committed()
-        executing = self.ledger.execute(call, entry.reply_id, lambda result: end(call, result))
+        executing = self.ledger.execute(call, entry.reply_id, lambda result: end(call, result), told, known)
         if executing is not None:
             tool_round.started.add(call.id)
             # Not awaited itself: to be cancelled with the reply must not cancel it.
