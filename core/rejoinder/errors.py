@@ -5,6 +5,7 @@ RejoinderError
 │   ├── UnknownName        an agent, provider, tool or model nobody registered
 │   ├── MissingDependency  an extra that is not installed
 │   └── MissingModel       a model file that is not in the cache
+├── AuthError              no key, a bad one, or one that may not do this
 ├── ProtocolError          a client sent something the protocol does not allow
 ├── SessionError           the session is full, over or busy
 ├── StoreError             the database refused
@@ -84,6 +85,12 @@ class MissingModel(ConfigError):
 
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message, fix=fix)
+
+
+class AuthError(RejoinderError):
+    """Who asks is not known (`unauthorized`) or may not do this (`forbidden`)."""
+
+    code = "unauthorized"
 
 
 class ProtocolError(RejoinderError):

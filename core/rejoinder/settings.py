@@ -170,6 +170,12 @@ class Limits(_Section):
     sessions: int = Field(1000, ge=1, description="Live sessions in this process.")
     room_ttl_s: int = Field(3600, ge=1, description="A room nobody has joined is closed after this.")
     idle_s: float = Field(15.0, ge=0, description="A session with no connection left is ended after this.")
+    chat_idle_s: float = Field(
+        300.0, ge=0, description="The same for a session in which nobody has spoken, only written."
+    )
+    requests_per_minute: int = Field(6_000, ge=1, description="Requests of one API key; the rest gets a 429.")
+    sse_backlog: int = Field(256, ge=16, description="Events waiting for one SSE reader; then it is fed from the log.")
+    sse_send_s: float = Field(10.0, gt=0, description="An SSE reader that takes nothing for this long is cut off.")
     cancel_ms: int = Field(
         500, ge=10, description="A cancelled reply is waited for this long, then let go (it stays mute)."
     )
@@ -177,6 +183,20 @@ class Limits(_Section):
     store_rows: int = Field(
         20_000, ge=100, description="Rows waiting for the database; then the oldest events are dropped."
     )
+
+
+class Auth(_Section):
+    """Who may use the server."""
+
+    mode: Literal["keys", "none"] = Field(
+        "keys", description="`keys`: API keys and room tokens; `none`: everybody, on loopback only."
+    )
+    dev_key_file: Path = Field(
+        Path(platformdirs.user_config_dir("rejoinder")) / "dev-key",
+        description="Where the key lies that is made on the first start on loopback.",
+    )
+    token_ttl_s: int = Field(600, ge=10, le=86_400, description="A room token is good for this long.")
+    ticket_ttl_s: int = Field(30, ge=1, le=300, description="A ticket can be used once within this time.")
 
 
 class Settings(BaseSettings):
@@ -193,7 +213,13 @@ class Settings(BaseSettings):
     agents: dict[str, Agent] = {}
     plugins: dict[str, dict[str, Any]] = Field({}, description="Settings of each provider, by its name.")
     disabled_plugins: tuple[str, ...] = ()
+    auth: Auth = Auth()
     limits: Limits = Limits()
+
+    @property
+    def all_agents(self) -> dict[str, Agent]:
+        """The agents by name, the one that is always there included."""
+        return {"guide": GUIDE, **self.agents}
 
     def agent(self, name: str | None) -> tuple[str, Agent]:
         """The agent called `name` (None: the default one), with its name.
@@ -202,7 +228,7 @@ class Settings(BaseSettings):
             UnknownName: there is none (`unknown_agent`).
         """
         wanted = name or self.default_agent
-        agents = {"guide": GUIDE, **self.agents}
+        agents = self.all_agents
         if wanted not in agents:
             raise UnknownName("agent", wanted, agents, fix=f"Define [agents.{wanted}] in {CONFIG_FILE}.")
         return wanted, agents[wanted]
@@ -269,6 +295,6 @@ def _describe(problem: Any) -> str:
         return f"{path}: {problem['msg']}"
     model: Any = Settings
     for part in problem["loc"][:-1]:
-        model = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines}.get(str(part), model)
+        model = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines, "auth": Auth}.get(str(part), model)
     near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
     return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")

@@ -34,7 +34,7 @@ class Agents:
         query = select(tables.agents).where(_columns.name == name)
         if version is not None:
             query = query.where(_columns.version == version)
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             row = (await connection.execute(query.order_by(_columns.version.desc()).limit(1))).mappings().first()
         return msgspec.convert(row, AgentRecord) if row and row["definition"] is not None else None
 
@@ -46,14 +46,14 @@ class Agents:
             .join(newest, (_columns.name == newest.c.name) & (_columns.version == newest.c.version))
             .order_by(_columns.name)
         )
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [msgspec.convert(row, AgentRecord) for row in rows if row["definition"] is not None]
 
     async def versions(self, name: str) -> list[AgentRecord]:
         """All versions of the agent called `name`, newest first."""
         query = select(tables.agents).where(_columns.name == name).order_by(_columns.version.desc())
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [msgspec.convert(row, AgentRecord) for row in rows]
 

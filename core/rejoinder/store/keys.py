@@ -11,6 +11,7 @@ from sqlalchemy import insert, select, update
 
 from rejoinder.ids import new_id
 from rejoinder.store import tables
+from rejoinder.store.statements import Write
 from rejoinder.store.store import Store
 
 PREFIX = "rj_"
@@ -67,21 +68,21 @@ class Keys:
     async def find(self, key: str) -> KeyRecord | None:
         """The record of `key`, good or not; None if nobody made it."""
         query = select(tables.api_keys).where(_columns.hash == hash_of(key))
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             row = (await connection.execute(query)).mappings().first()
         return _record(row) if row else None
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """The key with that id."""
         query = select(tables.api_keys).where(_columns.id == key_id)
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             row = (await connection.execute(query)).mappings().first()
         return _record(row) if row else None
 
     async def all(self) -> list[KeyRecord]:
         """All keys, newest first, also those that are no good any more."""
         query = select(tables.api_keys).order_by(_columns.id.desc())
-        async with self._store.reading() as connection:
+        async with self._store.reading(flush=False) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_record(row) for row in rows]
 
@@ -110,11 +111,9 @@ class Keys:
             found = await connection.scalar(select(_columns.id).where(_columns.id == key_id))
         return found is not None
 
-    async def used(self, last_used_at: dict[str, int]) -> None:
-        """Note when keys were used last: Unix ms by key id."""
-        async with self._store.transaction() as connection:
-            for key_id, at in last_used_at.items():
-                await connection.execute(update(tables.api_keys).where(_columns.id == key_id).values(last_used_at=at))
+    def used(self, key_id: str) -> None:
+        """Note that it was used now; written with the next batch."""
+        self._store.writer.put(Write.KEY_USED, (self._store.clock.wall_ms(), key_id))
 
 
 def hash_of(key: str) -> str:

@@ -33,6 +33,7 @@ class Write(enum.IntEnum):
     TURN_FINISHED = enum.auto()
     TURN_METRICS = enum.auto()
     TOOL_RETURNED = enum.auto()
+    KEY_USED = enum.auto()
 
 
 _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
@@ -81,6 +82,7 @@ _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
         ("id",),
     ),
     Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),
+    Write.KEY_USED: (tables.api_keys, ("last_used_at",), ("id",)),
 }
 
 _IDENTIFYING = ("session_id", "turn_id", "reply_id", "id", "seq", "position")

@@ -249,15 +249,16 @@ class Store:
             raise store_error(error, self._url) from error
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read from, once what was recorded before is written.
+    async def reading(self, *, flush: bool = True) -> AsyncIterator[AsyncConnection]:
+        """A connection to read from, once what was recorded before is written (without `flush`: at once).
 
         Raises:
             StoreError: the database cannot be read.
         """
         engine = self._require_open()
         try:
-            await self.writer.flush(_READ_FLUSH_S)
+            if flush:
+                await self.writer.flush(_READ_FLUSH_S)
         except StoreError as error:
             # A database that cannot be written now can often still be read.
             _log.debug("reading without what waits to be written: %s", error)

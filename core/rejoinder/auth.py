@@ -1,0 +1,285 @@
+"""Who may do what: API keys for programs, room tokens for people, single-use tickets for what cannot send headers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jwt
+
+from rejoinder.clock import Clock
+from rejoinder.errors import AuthError, ConfigError
+from rejoinder.ids import new_id
+from rejoinder.settings import Auth
+from rejoinder.store.keys import PREFIX, KeyRecord, Keys, hash_of
+from rejoinder.store.records import RoomRecord
+from rejoinder.store.store import Store
+
+Scope = Literal["read", "talk", "control", "agents", "admin"]
+"""read: sessions, transcripts, metrics. talk: rooms, sessions, the OpenAI endpoints. control: say, interrupt and end in
+any session. agents: define agents and what they know. admin: keys and webhooks, and all the others."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+Role = Literal["speaker", "listener", "operator"]
+"""What a room token allows in its room: a listener reads and hears, a speaker also talks, an operator also steers."""
+ROLES: tuple[Role, ...] = get_args(Role)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+_OF_ROLE: dict[Role, frozenset[Scope]] = {
+    "listener": frozenset({"read"}),
+    "speaker": frozenset({"read", "talk"}),
+    "operator": frozenset({"read", "talk", "control"}),
+}
+_ALGORITHM = "HS256"
+_AUDIENCE = "rejoinder:room"
+_TRUSTED_S = 5.0
+"""A key that was good is believed for this long; a revocation in another process takes effect by then."""
+_MOST_KEYS, _MOST_TICKETS = 1_000, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: an API key, the bearer of a room token, or (where the server is open) anybody.
+
+    `session_id` confines it to that session; `role` is that of a room token.
+    """
+
+    id: str
+    name: str
+    scopes: frozenset[Scope]
+    session_id: str | None = None
+    role: Role | None = None
+
+    def may(self, scope: Scope, session_id: str | None = None) -> bool:
+        """Whether it may do what `scope` covers, in that session or (None) in general."""
+        if self.session_id is not None and self.session_id != session_id:
+            return False
+        return scope in self.scopes or "admin" in self.scopes
+
+    def check(self, scope: Scope, session_id: str | None = None) -> None:
+        """As `may`.
+
+        Raises:
+            AuthError: it may not (`forbidden`).
+        """
+        if self.may(scope, session_id):
+            return
+        if self.session_id is not None and self.session_id != session_id:
+            what, fix = "This room token is for another session only.", "Use an API key, or a token of that room."
+        elif self.role is not None:
+            what, fix = f"A {self.role} may not do this (it needs {scope!r}).", "Ask for a token with another role."
+        else:
+            what = f"The key {self.name!r} may not do this: it lacks the scope {scope!r}."
+            fix = f"rejoinder keys create NAME --scope {scope}"
+        raise AuthError(what, code="forbidden", fix=fix)
+
+
+OPEN = Principal("open", "anybody", frozenset(SCOPES))
+"""Everybody, where the server asks for no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomToken:
+    """A room token, and when it expires (Unix ms)."""
+
+    token: str
+    expires_at: int
+
+
+class Gate:
+    """Tells who comes with which key, token or ticket. `open()` it first."""
+
+    def __init__(self, store: Store, settings: Auth, clock: Clock, *, loopback: bool = True) -> None:
+        self.keys = Keys(store)
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._loopback = loopback
+        self._known: dict[str, tuple[float, KeyRecord]] = {}
+        self._tickets: dict[str, tuple[float, Principal]] = {}
+        self._signing = ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it asks for a key at all."""
+        return self._settings.mode != "none"
+
+    async def open(self) -> None:
+        """Load what signs room tokens.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        self._signing = await self._store.secret("room_tokens")
+
+    async def prepare(self) -> str | None:
+        """Before the server listens: on loopback, make sure of the developer's key; elsewhere, that it is not open.
+
+        Returns the developer's key if it is good here.
+
+        Raises:
+            ConfigError: the server would be open to a network (`server_open`), or the key's file cannot be used.
+        """
+        if not self._loopback:
+            await self._check_closed()
+            return None
+        return await self._dev_key() if self.closed else None
+
+    async def principal(self, credential: str | None) -> Principal:
+        """Who comes with `credential`: an API key or a room token.
+
+        Raises:
+            AuthError: nobody who is known (`unauthorized`).
+        """
+        if not self.closed:
+            if not credential or credential.startswith(PREFIX) or credential.count(".") != 2:
+                return OPEN
+            # A token confines its bearer here, too.
+            return self._bearer(credential)
+        if not credential:
+            raise AuthError("This needs an API key or a room token.", fix="Send the header Authorization: Bearer KEY.")
+        if credential.startswith(PREFIX):
+            return await self._key(credential)
+        return self._bearer(credential)
+
+    def token(
+        self, room: RoomRecord, role: Role, *, identity: str | None = None, ttl_s: float | None = None
+    ) -> RoomToken:
+        """A token for `room`: a JWT (RFC 7519) that confines its bearer to the room's session and the `role`."""
+        now = self._clock.wall_ms() // 1000
+        expires = now + round(ttl_s if ttl_s is not None else self._settings.token_ttl_s)
+        claims = {
+            "aud": _AUDIENCE, "sub": identity or new_id("user"), "room": room.id, "ses": room.session_id, "role": role,
+            "iat": now, "exp": expires,
+        }  # fmt: skip
+        return RoomToken(jwt.encode(claims, self._signing, _ALGORITHM), expires * 1000)
+
+    def ticket(self, principal: Principal) -> tuple[str, int]:
+        """A ticket that stands for `principal` once, and when it expires (Unix ms).
+
+        Raises:
+            AuthError: too many tickets are out (`too_many_tickets`).
+        """
+        now = self._clock.monotonic()
+        for ticket, (until, _) in tuple(self._tickets.items()):
+            # In the order in which they were made, which is that in which they expire.
+            if until > now:
+                break
+            del self._tickets[ticket]
+        if len(self._tickets) >= _MOST_TICKETS:
+            raise AuthError("Too many tickets are out.", code="too_many_tickets", retryable=True)
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = (now + self._settings.ticket_ttl_s, principal)
+        return ticket, self._clock.wall_ms() + self._settings.ticket_ttl_s * 1000
+
+    def redeem(self, ticket: str) -> Principal:
+        """Whom `ticket` stands for; it is used up.
+
+        Raises:
+            AuthError: it was used before, has expired or never was (`unauthorized`).
+        """
+        until, principal = self._tickets.pop(ticket, (0.0, OPEN))
+        if until <= self._clock.monotonic():
+            raise AuthError(
+                "The ticket was used before, or has expired.",
+                fix="POST /v1/tickets gives a new one for each connection.",
+            )
+        return principal
+
+    def forget(self) -> None:
+        """Keys have changed: believe none without asking."""
+        self._known.clear()
+
+    async def _key(self, key: str) -> Principal:
+        hashed, now = hash_of(key), self._clock.monotonic()
+        until, record = self._known.get(hashed, (0.0, None))
+        if record is None or until <= now:
+            record = await self.keys.find(key)
+            if record is not None and self._is_good(record):
+                self.keys.used(record.id)
+                while len(self._known) >= _MOST_KEYS:
+                    del self._known[next(iter(self._known))]
+                self._known[hashed] = (now + _TRUSTED_S, record)
+        if record is None or not self._is_good(record):
+            self._known.pop(hashed, None)
+            why = "is not known here" if record is None else "was revoked or has expired"
+            raise AuthError(f"The API key {why}.", fix="rejoinder keys list")
+        return Principal(record.id, record.name, frozenset(s for s in SCOPES if s in record.scopes))
+
+    def _is_good(self, record: KeyRecord) -> bool:
+        # The developer's key lies in a file; it opens nothing that a network can reach.
+        return record.good_at(self._clock.wall_ms()) and (self._loopback or not record.dev)
+
+    def _bearer(self, token: str) -> Principal:
+        try:
+            claims = jwt.decode(
+                token,
+                self._signing,
+                algorithms=[_ALGORITHM],
+                audience=_AUDIENCE,
+                options={"require": ["exp", "sub", "ses", "role"], "verify_exp": False, "verify_iat": False},
+            )
+            role: Role = claims["role"]
+            scopes, session_id, identity = _OF_ROLE[role], str(claims["ses"]), str(claims["sub"])
+            expired = float(claims["exp"]) * 1000 <= self._clock.wall_ms()
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
+            raise AuthError("This is no API key and no room token of this server.") from None
+        if expired:
+            raise AuthError("The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one.")
+        return Principal(identity, identity, scopes, session_id, role)
+
+    async def _check_closed(self) -> None:
+        if not self.closed:
+            raise ConfigError(
+                "auth.mode is 'none', and the server would be open to everybody who reaches its address.",
+                code="server_open",
+                fix="Set auth.mode to 'keys', or listen on 127.0.0.1.",
+            )
+        now = self._clock.wall_ms()
+        if not any(k.good_at(now) and not k.dev and "admin" in k.scopes for k in await self.keys.all()):
+            raise ConfigError(
+                "Beyond loopback the server needs an API key with the scope 'admin', and there is none.",
+                code="server_open",
+                fix="rejoinder keys create NAME --scope admin",
+            )
+
+    async def _dev_key(self) -> str | None:
+        path = self._settings.dev_key_file
+        try:
+            if path.exists():
+                key = path.read_text().strip()
+            else:
+                key = PREFIX + secrets.token_urlsafe(32)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+                path.write_text(key + "\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The developer's key {str(path)!r} cannot be used: {error}.") from None
+        if not key.startswith(PREFIX) or len(key) < 32:
+            raise ConfigError(
+                f"{str(path)!r} holds no API key.", fix="Remove the file: a new key is made at the next start."
+            )
+        record = await self.keys.find(key)
+        if record is None:
+            record, _ = await self.keys.create("dev", SCOPES, dev=True, key=key)
+        return key if self._is_good(record) else None
+
+
+def scopes_of(names: Iterable[str]) -> list[Scope]:
+    """The scopes called so.
+
+    Raises:
+        ConfigError: there is no such scope, or none was named (`unknown_scope`).
+    """
+    wanted = list(names)
+    known = [scope for scope in SCOPES if scope in wanted]
+    if unknown := sorted(set(wanted) - set(SCOPES)):
+        raise ConfigError(
+            f"There is no scope {unknown[0]!r}.", code="unknown_scope", fix=f"There are: {', '.join(SCOPES)}."
+        )
+    if not known:
+        raise ConfigError(
+            "A key needs at least one scope.", code="unknown_scope", fix=f"There are: {', '.join(SCOPES)}."
+        )
+    return known
