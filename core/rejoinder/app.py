@@ -13,7 +13,9 @@ from typing import Any, cast
 import msgspec
 
 from rejoinder.audio import Rates
+from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.bus import Observer
+from rejoinder.catalog import Catalog
 from rejoinder.clock import Clock, SystemClock
 from rejoinder.errors import ConfigError, RejoinderError, SessionError, UnknownName
 from rejoinder.events import ServerEvent
@@ -37,6 +39,8 @@ from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
 
 log = logging.getLogger(__name__)
+TEXT_RATES = Rates(16_000, 24_000)
+"""Of a session that begins in writing; whoever comes to speak gets their own."""
 
 
 class Runtime:
@@ -58,6 +62,8 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
+        self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
+        self.catalog = Catalog(settings, self.store, self._check_agent)
         self.sessions: dict[str, Session] = {}
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
@@ -90,7 +96,8 @@ class Runtime:
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
             self._exit.push_async_callback(self.end_sessions)
-            _, agent = self.settings.agent(None)
+            await self.gate.open()
+            agent = (await self.catalog.get()).definition
             for kind in KINDS:
                 await self._named(kind, agent)
         except BaseException:
@@ -193,6 +200,16 @@ class Runtime:
             tools={name: tools[name] for name in agent.tools},
         )
 
+    def _check_agent(self, agent: Agent) -> None:
+        """Raises UnknownName where `agent` names a provider or tool nobody registered."""
+        for kind in KINDS:
+            for name in agent.names(kind):
+                self.plugins.provider(kind, name)
+        tools = self.plugins.tools()
+        for name in agent.tools:
+            if name not in tools:
+                raise UnknownName("tool", name, tools)
+
     async def _named(self, kind: Kind, agent: Agent) -> dict[str, AnyProvider]:
         """The agent's providers of `kind`, ready to use. Of a chain one is enough; the others are logged and left out.
 
@@ -222,11 +239,11 @@ class Runtime:
         Raises:
             UnknownName: there is no such agent.
         """
-        name, _ = self.settings.agent(agent)
+        name = (await self.catalog.get(agent)).name
         return await self.store.create_room(name, new_id("ses"))
 
-    async def join(self, session_id: str, rates: Rates) -> Session:
-        """The session `session_id` of a room; started if this is the first to join.
+    async def join(self, session_id: str, rates: Rates = TEXT_RATES, *, written: bool = False) -> Session:
+        """The session `session_id` of a room; started if this is the first to join (`written`: as in `start_session`).
 
         Raises:
             SessionError: there is none, it is over or the room has expired.
@@ -249,28 +266,38 @@ class Runtime:
             raise SessionError(
                 f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes a new one."
             )
-        session = await self.start_session(room.agent, rates, session_id)
+        session = await self.start_session(room.agent, rates, session_id, written=written)
         # In time: its first event comes from its own task, which has not run yet.
         if not session.bus.seq:
             self.store.recorder.join(session_id, room.id)
         return session
 
-    async def start_session(self, agent: str | None, rates: Rates, session_id: str | None = None) -> Session:
-        """A new session with the agent called `agent`.
+    async def start_session(
+        self,
+        agent: str | None,
+        rates: Rates = TEXT_RATES,
+        session_id: str | None = None,
+        *,
+        written: bool = False,
+        version: int | None = None,
+    ) -> Session:
+        """A new session with the agent called `agent` (in that `version`, else the newest).
+
+        `written`: it begins with a message of the user, so that the agent does not greet them first.
 
         Raises:
             UnknownName: there is no such agent, or it names what nobody registered.
             SessionError: the process is full or about to stop.
         """
         self._admit()
-        name, definition = self.settings.agent(agent)
-        services = await self.services(definition)
+        chosen = await self.catalog.get(agent, version)
+        services = await self.services(chosen.definition)
         session_id = session_id or new_id("ses")
         if session := self.sessions.get(session_id):
             # Somebody else joined while the providers were loading.
             return session
         self._admit()
-        session = Session(session_id, name, definition, services, self._host, rates)
+        session = Session(session_id, chosen, services, self._host, rates, greet=not written)
         self.sessions[session.id] = session
         session.start()
         return session

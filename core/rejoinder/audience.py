@@ -22,7 +22,14 @@ class Audience:
         self._lost: deque[LocalLink] = deque(maxlen=_LOST_LINKS)
         self._recent = deque[tuple[int, bytes]](maxlen=_REPLAYED_EVENTS)
         self.links: list[LocalLink] = []
+        self.readers = 0
+        """Those who take part without a link: they only read events."""
         session.bus.subscribe(self._remember)
+
+    @property
+    def present(self) -> bool:
+        """Whether anybody is there."""
+        return bool(self.links or self.readers)
 
     @property
     def hears(self) -> bool:
@@ -72,6 +79,14 @@ class Audience:
         link.close()
         self._lost.append(link)
         return True
+
+    def recent(self, after_seq: int) -> list[tuple[int, bytes]] | None:
+        """The events after that number, with their JSON; None if those kept do not go back so far."""
+        if after_seq >= self._session.bus.seq:
+            return []
+        if not self._recent or self._recent[0][0] > after_seq + 1:
+            return None
+        return [(seq, data) for seq, data in self._recent if seq > after_seq]
 
     def end(self, reason: str) -> None:
         """The session is over: tell them all."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from rejoinder.audience import Audience
 from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
-from rejoinder.bus import Bus
+from rejoinder.bus import Bus, Observer
+from rejoinder.catalog import NamedAgent
 from rejoinder.channel import Channel
 from rejoinder.errors import ProtocolError, RejoinderError, SessionError
 from rejoinder.events import (
@@ -43,7 +44,6 @@ from rejoinder.link import LinkReceiver
 from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
 from rejoinder.providers import ToolContext
-from rejoinder.settings import Agent
 from rejoinder.stages.brain import Brain
 from rejoinder.stages.chain import LlmChain, SttChain
 from rejoinder.stages.ear import Ear, Spoken
@@ -69,11 +69,19 @@ class Session:
     """
 
     def __init__(
-        self, session_id: str, agent_name: str, agent: Agent, services: Services, host: Host, rates: Rates
+        self,
+        session_id: str,
+        chosen: NamedAgent,
+        services: Services,
+        host: Host,
+        rates: Rates,
+        *,
+        greet: bool = True,
     ) -> None:
         self.id = session_id
-        self.agent_name = agent_name
-        self.agent = agent
+        self.chosen = chosen
+        self.agent = agent = chosen.definition
+        self._greeting = agent.greeting if greet else ""
         self.rates = rates
         self.ended_reason: str | None = None
         self._host = host
@@ -145,6 +153,8 @@ class Session:
         self._keeping: asyncio.Task[None] | None = None
         self._audience = Audience(self)
         self._abandoned = False
+        self._voiced = False
+        """Somebody has come who hears."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._turn_ids: dict[int, str] = {}
         self._speech_turn = 0
@@ -186,8 +196,8 @@ class Session:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._publish(self._started(self.rates))
-                if self.agent.greeting:
-                    self._post(turns.SayAsked(self.agent.greeting))
+                if self._greeting:
+                    self._post(turns.SayAsked(self._greeting))
                 self._idle()
                 if self.agent.turns.prefill:
                     # The instructions are the same for all that will be asked.
@@ -249,7 +259,13 @@ class Session:
         if isinstance(event, turns.ReplyOver) and scope and scope.epoch == event.epoch and scope.committed:
             # Before the machine hears of it: what it says next must come after this reply's end.
             await self._finish_scope()
-        for command in self._machine.handle(event, self._clock.monotonic()):
+        commands = self._machine.handle(event, self._clock.monotonic())
+        if isinstance(event, turns.UserWrote | turns.SayAsked) and event.turn_id:
+            # Its sender knows the turn by the id that it was given; the machine has only now numbered it.
+            for command in commands:
+                if isinstance(command, turns.Propose | turns.Say):
+                    self._name_turn(command.turn, event.turn_id)
+        for command in commands:
             if isinstance(command, turns.End):
                 return command.reason
             await self._execute(command)
@@ -325,6 +341,7 @@ class Session:
         self._tally.resumes += bool(resume_token)
         self._stop_timer("idle")
         if audio:
+            self._voiced = True
             self._post(turns.AudienceChanged(True))
             if self._abandoned and played_ms is not None and self._scope is not None:
                 # What it counts may be of an earlier reply than the one it has not heard of yet.
@@ -343,7 +360,12 @@ class Session:
             self._post(turns.InterruptAsked())
 
     def _started(self, rates: Rates) -> SessionStarted:
-        return SessionStarted(agent=self.agent_name, input_rate=rates.input, output_rate=rates.output)
+        return SessionStarted(
+            agent=self.chosen.name,
+            agent_version=self.chosen.version or 0,
+            input_rate=rates.input,
+            output_rate=rates.output,
+        )
 
     def detach(self, link: LocalLink) -> None:
         """A client left; it may come back with its resume token. Idempotent."""
@@ -360,15 +382,47 @@ class Session:
         """Nobody hears the rest, so it must not count as heard: it waits for somebody to come back."""
         scope = self._scope
         # Those who only read get the whole text.
-        if scope is None or not self._playout.playing or self._audience.links:
+        if scope is None or not self._playout.playing or self._audience.present:
             return
         self._abandoned = True
         scope.hold()
 
     def _idle(self) -> None:
         """Nobody is connected: end after the grace period."""
-        if not self._audience.links and not self._inbox.closed:
-            self._arm("idle", self._limits.idle_s, lambda: self.end("idle"))
+        if not self._audience.present and not self._inbox.closed:
+            # Who writes comes and goes with every message, and thinks longer between them.
+            grace = self._limits.idle_s if self._voiced else max(self._limits.idle_s, self._limits.chat_idle_s)
+            self._arm("idle", grace, lambda: self.end("idle"))
+
+    def watch(self, observer: Observer, *, present: bool) -> Callable[[], None]:
+        """Show all events from now on to `observer`; returns the (idempotent) way to stop that.
+
+        `present`: for somebody who takes part, so that the session does not end for want of company meanwhile.
+
+        Raises:
+            SessionError: the session is over.
+        """
+        self._check_live()
+        unsubscribe = self.bus.subscribe(observer)
+        if not present:
+            return unsubscribe
+        self._audience.readers += 1
+        self._stop_timer("idle")
+        gone = False
+
+        def leave() -> None:
+            nonlocal gone
+            unsubscribe()
+            if not gone:
+                gone = True
+                self._audience.readers -= 1
+                self._idle()
+
+        return leave
+
+    def recent(self, after_seq: int) -> list[tuple[int, bytes]] | None:
+        """The events after that number, with their JSON, as far as they are kept in memory; None: not all of them."""
+        return self._audience.recent(after_seq)
 
     def hear(self, link: LocalLink, pcm: bytes) -> None:
         """User audio, PCM16 at 16 kHz; of several clients the first that sends audio is the speaker."""
@@ -397,10 +451,7 @@ class Session:
                 elif self._settling is not None and self._settling.entry.reply_id == reply_id:
                     self._settling.report(played_ms)
             case Text(text=text):
-                text = self._checked(text)
-                self._check_pace()
-                self._wrote_at = self._clock.monotonic()
-                self._post(turns.UserWrote(text))
+                self.write(text)
             case Interrupt():
                 self._check_pace()
                 self._post(turns.InterruptAsked())
@@ -429,17 +480,33 @@ class Session:
         self._check_pace()
         self._post(turns.InterruptAsked())
 
-    def say(self, text: str) -> None:
-        """Let the agent say `text`, at once: an answer under way is interrupted.
+    def write(self, text: str) -> str:
+        """The user says `text` in writing: an answer under way is interrupted. Returns the id of the turn.
 
         Raises:
             SessionError: the session is over.
             ProtocolError: the text is empty or too long, or commands come too fast.
         """
         self._check_live()
-        text = self._checked(text)
+        text, turn_id = self._checked(text), new_id("turn")
         self._check_pace()
-        self._post(turns.SayAsked(text))
+        self._wrote_at = self._clock.monotonic()
+        self._post(turns.UserWrote(text, turn_id))
+        self._idle()
+        return turn_id
+
+    def say(self, text: str) -> str:
+        """Let the agent say `text`, at once: an answer under way is interrupted. Returns the id of the turn.
+
+        Raises:
+            SessionError: the session is over.
+            ProtocolError: the text is empty or too long, or commands come too fast.
+        """
+        self._check_live()
+        text, turn_id = self._checked(text), new_id("turn")
+        self._check_pace()
+        self._post(turns.SayAsked(text, turn_id))
+        return turn_id
 
     @property
     def metrics(self) -> SessionMetrics:
@@ -710,9 +777,12 @@ class Session:
 
     def _turn_id(self, turn: int) -> str:
         if turn not in self._turn_ids:
-            self._turn_ids[turn] = new_id("turn")
-            self._turn_ids.pop(turn - 16, None)
+            self._name_turn(turn, new_id("turn"))
         return self._turn_ids[turn]
+
+    def _name_turn(self, turn: int, turn_id: str) -> None:
+        self._turn_ids[turn] = turn_id
+        self._turn_ids.pop(turn - 16, None)
 
     def _last_metrics(self) -> Mapping[str, Any] | None:
         metrics = self._metrics

@@ -295,6 +295,7 @@ def _describe(problem: Any) -> str:
         return f"{path}: {problem['msg']}"
     model: Any = Settings
     for part in problem["loc"][:-1]:
-        model = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines, "auth": Auth}.get(str(part), model)
+        sections = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines, "auth": Auth}
+        model = sections.get(str(part), model)
     near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
     return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")

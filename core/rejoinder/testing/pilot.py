@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from rejoinder.audio import FRAME_MS, Rates, byte_count
+from rejoinder.catalog import NamedAgent
 from rejoinder.clock import LoopClock
 from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
 from rejoinder.host import Host, Services
@@ -215,7 +216,7 @@ async def pilot(
     }
     definition = (agent or Agent()).model_copy(update=names)
     rates = Rates(16_000, client.tts.sample_rate)
-    client.session = Session("ses_pilot", "pilot", definition, services, host, rates)
+    client.session = Session("ses_pilot", NamedAgent("pilot", definition), services, host, rates)
     client.session.start()
     client._link = client.session.attach(client, rates, audio=audio)
     try:

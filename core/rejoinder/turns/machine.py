@@ -134,12 +134,12 @@ class TurnMachine:
                 self._turn_judged(attempt, probability, now)
             case OverlapJudged(attempt, stop, cause, text):
                 self._overlap_judged(attempt, stop, cause, text, now)
-            case UserWrote(text):
+            case UserWrote(text=text):
                 self._turn += 1
                 self._commit(self._turn, text, now)
             case InterruptAsked():
                 self._stop_reply("interrupted")
-            case SayAsked(text):
+            case SayAsked(text=text):
                 self._stop_reply("interrupted")
                 self._say(text, now)
             case ReplyHeard(epoch):

@@ -56,9 +56,10 @@ class OverlapJudged:
 
 @dataclass(frozen=True, slots=True)
 class UserWrote:
-    """A text message came."""
+    """A text message came; its turn is called `turn_id`, if that is given."""
 
     text: str
+    turn_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ class InterruptAsked:
 
 @dataclass(frozen=True, slots=True)
 class SayAsked:
-    """Somebody wants `text` to be said, e.g. the greeting."""
+    """Somebody wants `text` to be said, e.g. the greeting, in a turn called `turn_id` (if that is given)."""
 
     text: str
+    turn_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
