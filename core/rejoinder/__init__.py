@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rejoinder.hookspecs import hookimpl
+    from rejoinder.tooling import tool
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "hookimpl"]
+__all__ = ["__version__", "hookimpl", "tool"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from rejoinder.hookspecs import hookimpl
 
         return hookimpl
+    if name == "tool":
+        from rejoinder.tooling import tool
+
+        return tool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

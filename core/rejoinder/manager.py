@@ -6,6 +6,7 @@ import importlib.metadata
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 import pluggy
@@ -13,7 +14,8 @@ import pluggy
 from rejoinder import hookspecs
 from rejoinder.errors import UnknownName
 from rejoinder.events import ServerEvent
-from rejoinder.providers import Kind, ModelFile, Provider, Tool
+from rejoinder.providers import Kind, ModelFile, Provider, Tool, ToolSource
+from rejoinder.tooling import FunctionTool
 
 ENTRY_POINTS = "rejoinder"
 T = TypeVar("T")
@@ -80,8 +82,12 @@ class Plugins:
     def tools(self) -> dict[str, Tool]:
         """All tools by name."""
         if self._tools is None:
-            self._tools = {tool.name: tool for tool in self._collect("register_tools", Tool)}
+            self._tools = {tool.name: tool for tool in (*self._decorated(), *self._collect("register_tools", Tool))}
         return self._tools
+
+    def tool_sources(self) -> list[ToolSource]:
+        """All sources of tools that come and go."""
+        return list(self._collect("register_tool_sources", ToolSource))
 
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""
@@ -103,6 +109,15 @@ class Plugins:
             except Exception as error:  # noqa: BLE001 - an observer must never hurt a call
                 self._observers.remove(entry)
                 self._fail(name, error)
+
+    def _decorated(self) -> Iterator[Tool]:
+        """The `@tool`s of modules that do not say themselves which tools they offer."""
+        for _, plugin in self._pluggy.list_name_plugin():
+            if isinstance(plugin, ModuleType) and not hasattr(plugin, "register_tools"):
+                for item in vars(plugin).values():
+                    # What the module has imported is offered where it was made.
+                    if isinstance(item, FunctionTool) and item.function.__module__ == plugin.__name__:
+                        yield item
 
     def _all_providers(self) -> Mapping[tuple[Kind, str], Provider]:
         if self._providers is None:
