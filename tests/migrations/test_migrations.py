@@ -50,8 +50,12 @@ def tables(path: Path) -> set[str]:
 
 def test_the_migrated_schema_is_that_of_the_tables(path: Path) -> None:
     def differences(connection: Connection) -> list[Any]:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        return list(compare_metadata(context, metadata))
+        options = {"compare_server_default": True, "include_object": is_portable}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    def is_portable(_: object, name: str | None, kind: str, *__: object) -> bool:
+        # The full-text index is each database's own: here a virtual table, which keeps its data in more of them.
+        return not (kind == "table" and (name or "").startswith("passages_search"))
 
     async def scenario() -> None:
         url = schema.parse_url(url_of(path))

@@ -247,3 +247,32 @@ webhook_deliveries = Table(
     Index(None, "next_attempt_at"),
     Index(None, "webhook_id", "id"),
 )
+
+# -- what agents may look up
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("collection", String, nullable=False),
+    Column("title", Text, nullable=False),
+    # Where it came from; the same source in the same collection is the same document. None: nobody said.
+    Column("source", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("characters", Integer, nullable=False),
+    UniqueConstraint("collection", "source"),
+)
+
+passages = Table(
+    "passages",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("document_id", ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("heading", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    # The words of title, heading and text, as `passages.words_of` makes them; the full-text index is over these. It is
+    # no part of the metadata: SQLite has a virtual table for it, PostgreSQL a generated column (see the migration).
+    Column("words", Text, nullable=False),
+    UniqueConstraint("document_id", "position"),
+)
