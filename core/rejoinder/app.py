@@ -10,14 +10,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, cast
 
-import msgspec
-
 from rejoinder.audio import Rates
 from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.bus import Observer
 from rejoinder.catalog import Catalog
 from rejoinder.clock import Clock, SystemClock
-from rejoinder.errors import ConfigError, RejoinderError, SessionError, UnknownName
+from rejoinder.errors import RejoinderError, SessionError, UnknownName
 from rejoinder.events import ServerEvent
 from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
@@ -37,6 +35,7 @@ from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
+from rejoinder.toolbox import Toolbox, read_section
 
 log = logging.getLogger(__name__)
 TEXT_RATES = Rates(16_000, 24_000)
@@ -60,6 +59,7 @@ class Runtime:
         self.settings = settings
         self.plugins = plugins or load_plugins(settings.disabled_plugins)
         self.clock = clock or SystemClock()
+        self.toolbox = Toolbox(self.plugins, settings.plugins)
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
@@ -92,6 +92,7 @@ class Runtime:
             self._exit.callback(self._close_executors)
             self._exit.callback(self._pacer.close)
             self._exit.push_async_callback(self._close_providers)
+            self._exit.push_async_callback(self.toolbox.close)
             self._progress("database")
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
@@ -100,6 +101,7 @@ class Runtime:
             agent = (await self.catalog.get()).definition
             for kind in KINDS:
                 await self._named(kind, agent)
+            await self.toolbox.start()
         except BaseException:
             await self._exit.aclose()
             raise
@@ -159,20 +161,13 @@ class Runtime:
         if key not in self._providers:
             offer = self.plugins.provider(kind, name)
             context = ProviderContext(
-                settings=self._provider_settings(name, offer.settings),
+                settings=read_section(self.settings.plugins, name, offer.settings),
                 models=self.models,
                 executor=self._executor,
                 llm=lambda other: cast(LlmProvider, self._make("llm", other)),
             )
             self._providers[key] = offer.create(context)
         return self._providers[key]
-
-    def _provider_settings(self, name: str, schema: type[msgspec.Struct]) -> Any:
-        try:
-            return msgspec.convert(self.settings.plugins.get(name, {}), schema, strict=False)
-        except msgspec.ValidationError as error:
-            fields = ", ".join(field.name for field in msgspec.structs.fields(schema)) or "none"
-            raise ConfigError(f"[plugins.{name}]: {error}.", fix=f"Its settings are: {fields}.") from None
 
     def _executor(self, name: str, workers: int) -> Executor:
         if name not in self._executors:
@@ -186,10 +181,6 @@ class Runtime:
             UnknownName: it names a tool or provider nobody registered.
         """
         found = {kind: cast(Any, await self._named(kind, agent)) for kind in KINDS}
-        tools = self.plugins.tools()
-        for name in agent.tools:
-            if name not in tools:
-                raise UnknownName("tool", name, tools)
         return Services(
             vad=found["vad"][agent.vad],
             stt=found["stt"],
@@ -197,7 +188,7 @@ class Runtime:
             interruption=found["interruption"],
             llm=found["llm"],
             tts=found["tts"],
-            tools={name: tools[name] for name in agent.tools},
+            tools=self.toolbox.choose(agent.tools),
         )
 
     def _check_agent(self, agent: Agent) -> None:
@@ -205,10 +196,7 @@ class Runtime:
         for kind in KINDS:
             for name in agent.names(kind):
                 self.plugins.provider(kind, name)
-        tools = self.plugins.tools()
-        for name in agent.tools:
-            if name not in tools:
-                raise UnknownName("tool", name, tools)
+        self.toolbox.check(agent.tools)
 
     async def _named(self, kind: Kind, agent: Agent) -> dict[str, AnyProvider]:
         """The agent's providers of `kind`, ready to use. Of a chain one is enough; the others are logged and left out.

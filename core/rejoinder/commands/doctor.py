@@ -157,21 +157,21 @@ def _models(settings: Settings) -> Iterator[Check]:
 def _agents(settings: Settings) -> Iterator[Check]:
     from rejoinder.manager import load_plugins
     from rejoinder.providers import KINDS
+    from rejoinder.toolbox import Toolbox
 
     plugins = load_plugins(settings.disabled_plugins)
-    known_tools = plugins.tools()
+    toolbox = Toolbox(plugins, settings.plugins)
     for name in sorted({settings.default_agent, *settings.agents}):
         _, agent = settings.agent(name)
         try:
             named = [(kind, provider) for kind in KINDS for provider in agent.names(kind)]
             for kind, provider in named:
                 plugins.provider(kind, provider)
+            toolbox.check(agent.tools)
         except RejoinderError as error:
             yield Check(f"agent {name}", False, error.message, error.fix or "")
             continue
-        missing = [tool for tool in agent.tools if tool not in known_tools]
-        detail = f"no tool {', '.join(missing)}" if missing else ", ".join(provider for _, provider in named)
-        yield Check(f"agent {name}", not missing, detail, f"Correct `tools` of [agents.{name}].")
+        yield Check(f"agent {name}", True, ", ".join(provider for _, provider in named))
 
 
 async def _database(settings: Settings) -> Check:

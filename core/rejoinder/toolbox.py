@@ -1,0 +1,110 @@
+"""The tools of one process, those of plugins and those that come and go, with their settings; an agent's choice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import msgspec
+
+from rejoinder.errors import ConfigError, UnknownName
+from rejoinder.manager import Plugins
+from rejoinder.providers import LiveTools, NoSettings, Tool
+
+log = logging.getLogger(__name__)
+S = TypeVar("S", bound=msgspec.Struct)
+Sections = Mapping[str, Mapping[str, Any]]
+
+
+def read_section(sections: Sections, name: str, schema: type[S]) -> S:
+    """The settings `[plugins.NAME]`, all defaults where there are none.
+
+    Raises:
+        ConfigError: they do not fit `schema`.
+    """
+    try:
+        return msgspec.convert(sections.get(name, {}), schema, strict=False)
+    except msgspec.ValidationError as error:
+        fields = ", ".join(field.name for field in msgspec.structs.fields(schema)) or "none"
+        raise ConfigError(f"[plugins.{name}]: {error}.", fix=f"Its settings are: {fields}.") from None
+
+
+class Toolbox:
+    """All tools by name. `start()` it for those that come and go, and `close()` it then.
+
+    Raises (when made):
+        ConfigError: the settings of a tool or of a source are wrong.
+    """
+
+    def __init__(self, plugins: Plugins, sections: Sections) -> None:
+        self._plugins = plugins
+        self._sections = sections
+        self._fixed()
+        self._sources: dict[str, LiveTools] = {
+            source.name: source.create(read_section(sections, source.name, source.settings))
+            for source in plugins.tool_sources()
+        }
+
+    async def start(self) -> None:
+        """Look for the tools of all sources at once; what cannot be reached is logged."""
+        async with asyncio.TaskGroup() as group:
+            for source in self._sources.values():
+                group.create_task(source.start())
+
+    async def close(self) -> None:
+        """Free everything; call once."""
+        for name, source in self._sources.items():
+            try:
+                await source.close()
+            except Exception:
+                log.exception("the tool source %s did not close", name)
+
+    def tools(self) -> dict[str, Tool]:
+        """The tools there are now; one of a plugin hides those of sources with its name."""
+        live: dict[str, Tool] = {}
+        for source in self._sources.values():
+            live.update(source.tools())
+        return {**live, **self._fixed()}
+
+    def choose(self, wanted: Iterable[str]) -> dict[str, Tool]:
+        """The tools called `wanted`, where `*` stands for any letters: all that match it now, maybe none.
+
+        One that a source has not got now is left out and logged.
+
+        Raises:
+            UnknownName: there is no such tool, and there never will be.
+        """
+        tools = self.tools()
+        chosen: dict[str, Tool] = {}
+        for name in wanted:
+            if name in tools:
+                chosen[name] = tools[name]
+            elif "*" in name:
+                chosen.update({known: tools[known] for known in sorted(tools) if fnmatchcase(known, name)})
+            elif any(source.expects(name) for source in self._sources.values()):
+                log.warning("the tool %s is not there now; this session does without it", name)
+            else:
+                raise UnknownName("tool", name, tools)
+        return chosen
+
+    def check(self, wanted: Iterable[str]) -> None:
+        """Look whether `choose(wanted)` would raise, now or later.
+
+        Raises:
+            UnknownName: there is no tool of that name, and there never will be.
+        """
+        for name in wanted:
+            expected = any(source.expects(name) for source in self._sources.values())
+            if name not in self._plugins.tools() and "*" not in name and not expected:
+                raise UnknownName("tool", name, self.tools())
+
+    def _fixed(self) -> dict[str, Tool]:
+        tools = dict(self._plugins.tools())
+        for name, tool in tools.items():
+            if tool.settings is not NoSettings:
+                tools[name] = replace(tool, configured=read_section(self._sections, name, tool.settings))
+        return tools
