@@ -59,7 +59,7 @@ class Runtime:
         self.settings = settings
         self.plugins = plugins or load_plugins(settings.disabled_plugins)
         self.clock = clock or SystemClock()
-        self.toolbox = Toolbox(self.plugins, settings.plugins)
+        self.toolbox = Toolbox(self.plugins, settings.plugins, self)
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)

@@ -29,8 +29,11 @@ def register_tools() -> Iterable[Tool]:
 
 
 @hookspec
-def register_tool_sources() -> Iterable[ToolSource]:
-    """Return sources of tools that are only known while the server runs, such as those of another server."""
+def register_tool_sources(runtime: Any) -> Iterable[ToolSource]:
+    """Return sources of tools that need a running server or are only known while it runs, as those of another server.
+
+    `runtime` is the `rejoinder.app.Runtime` they serve, not started yet; None where they are only listed.
+    """
     return ()
 
 

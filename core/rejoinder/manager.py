@@ -85,9 +85,9 @@ class Plugins:
             self._tools = {tool.name: tool for tool in (*self._decorated(), *self._collect("register_tools", Tool))}
         return self._tools
 
-    def tool_sources(self) -> list[ToolSource]:
-        """All sources of tools that come and go."""
-        return list(self._collect("register_tool_sources", ToolSource))
+    def tool_sources(self, runtime: object = None) -> list[ToolSource]:
+        """All sources of tools that come and go; for `runtime`, if there is one."""
+        return list(self._collect("register_tool_sources", ToolSource, runtime=runtime))
 
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""

@@ -36,17 +36,19 @@ def read_section(sections: Sections, name: str, schema: type[S]) -> S:
 class Toolbox:
     """All tools by name. `start()` it for those that come and go, and `close()` it then.
 
+    `runtime` is the process's; None where tools are only named and listed.
+
     Raises (when made):
         ConfigError: the settings of a tool or of a source are wrong.
     """
 
-    def __init__(self, plugins: Plugins, sections: Sections) -> None:
+    def __init__(self, plugins: Plugins, sections: Sections, runtime: object = None) -> None:
         self._plugins = plugins
         self._sections = sections
         self._fixed()
         self._sources: dict[str, LiveTools] = {
             source.name: source.create(read_section(sections, source.name, source.settings))
-            for source in plugins.tool_sources()
+            for source in plugins.tool_sources(runtime)
         }
 
     async def start(self) -> None:
