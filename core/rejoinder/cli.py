@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": ("rejoinder.commands.doctor:command", "Check this machine and say what to do."),
     "db": ("rejoinder.commands.db:command", "Create, upgrade and inspect the database."),
     "models": ("rejoinder.commands.models:command", "List, fetch and verify model files."),
+    "knowledge": ("rejoinder.commands.knowledge:command", "Manage the documents that agents may look up."),
     "plugins": ("rejoinder.commands.plugins:command", "List the plugins and what they offer."),
     "bench": ("rejoinder.commands.bench:command", "Measure the engine's cost or the voice latency."),
 }

@@ -17,6 +17,7 @@ MOST_WORDS = 32
 """Words of a query that count; people do not ask longer questions, and each one costs."""
 
 _HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t#]*$")
+_FENCE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+")
 _DIACRITICS = re.compile("[\u0300-\u036f]")
 # A letter or digit of any script, with the marks that belong to it: Python's \w leaves out the vowels of many.
@@ -76,7 +77,7 @@ def query_words(query: str) -> list[str]:
 
 
 def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
-    heading, paragraphs, lines = "", list[str](), list[str]()
+    heading, paragraphs, lines, code = "", list[str](), list[str](), False
 
     def end() -> None:
         if lines:
@@ -84,7 +85,9 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
             lines.clear()
 
     for line in clean(text).split("\n"):
-        if found := _HEADING.match(line):
+        if _FENCE.match(line):
+            code = not code  # in there, a line that begins with # is a comment
+        elif not code and (found := _HEADING.match(line)):
             end()
             if heading or paragraphs:
                 yield heading, paragraphs
