@@ -34,12 +34,13 @@ def call(name: str, arguments: dict[str, Any], metrics: Mapping[str, Any] | None
     return asyncio.run(run()), ended
 
 
-def test_four_tools_are_registered_and_only_ending_the_call_has_side_effects() -> None:
+def test_the_tools_are_registered_and_only_ending_the_call_has_side_effects() -> None:
     assert {name: tool.side_effects for name, tool in tools().items()} == {
         "clock": False,
         "calculator": False,
         "last_latency": False,
         "end_call": True,
+        "http_get": False,
     }
     assert all(tool.schema().parameters["type"] == "object" for tool in tools().values())
 

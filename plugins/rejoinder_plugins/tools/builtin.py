@@ -1,4 +1,4 @@
-"""The tools that come with Rejoinder: clock, calculator, last_latency and end_call."""
+"""The tools that come with Rejoinder: clock, calculator, last_latency, end_call and http_get."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from rejoinder.errors import ToolError
 from rejoinder.hookspecs import hookimpl
 from rejoinder.providers import Tool, ToolContext
+from rejoinder_plugins.tools.http_get import http_get
 
 STAGES = {
     "endpointing": "waiting for the end of your turn",
@@ -28,7 +29,7 @@ STAGES = {
 
 @hookimpl
 def register_tools() -> list[Tool]:
-    """The four tools."""
+    """The five tools."""
     return [
         Tool(
             name="clock",
@@ -74,6 +75,7 @@ def register_tools() -> list[Tool]:
             parameters={"type": "object", "properties": {}, "additionalProperties": False},
             side_effects=True,
         ),
+        http_get,
     ]
 
 

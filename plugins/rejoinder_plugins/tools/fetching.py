@@ -1,0 +1,236 @@
+"""Reads a URL for http_get: only hosts that are allowed, only addresses that were checked, only so much, only text."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+
+from rejoinder import __version__
+from rejoinder.errors import ToolError
+from rejoinder_plugins.tools.http_get import HttpGetSettings
+from rejoinder_plugins.tools.readable import readable
+
+MAX_REDIRECTS = 3
+MAX_URL = 2_000
+_ADDRESSES = 3
+"""Of one host, this many addresses are tried."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_TEXTS = ("application/json", "application/xml", "application/javascript", "application/x-ndjson", "application/yaml")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""`resolve(host, port)`: the IP addresses of a host."""
+
+
+async def resolve_host(host: str, port: int) -> Sequence[str]:
+    """The addresses of `host`, as the system knows them.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found]
+
+
+async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve = resolve_host) -> str:
+    """The text at `url`, at most `settings.max_chars` of it.
+
+    Each address on the way is checked against the settings. A name is resolved once and the connection is made to an
+    address that was checked, so that a name server cannot give another one in between.
+
+    Raises:
+        ToolError: it is not allowed, not there, no text, or too slow; the message says which.
+    """
+    if not settings.allow:
+        raise ToolError(
+            "No address may be read: no hosts are allowed. Who runs this agent can allow some in the settings: "
+            '[plugins.http_get] allow = ["api.example.com"].'
+        )
+    tls = await asyncio.to_thread(certificates)
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            target = _Target.of(url, settings)
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await _get(target, await _addresses(target, resolve), settings, tls)
+                if isinstance(answer, str):
+                    break
+                if target.url.scheme == "https" and answer.scheme == "http":
+                    raise ToolError(f"{target.host} redirects from https to http; that is not followed.")
+                target = _Target.of(str(answer), settings)
+            else:
+                raise ToolError(f"There were more than {MAX_REDIRECTS} redirects.")
+    except TimeoutError:
+        raise ToolError(f"It took longer than {settings.timeout_s:g} seconds.") from None
+    answer = answer.strip() or "There is nothing to read at this address."
+    return answer if len(answer) <= settings.max_chars else answer[: settings.max_chars] + " [cut]"
+
+
+class _Target(NamedTuple):
+    """A URL that may be read."""
+
+    url: httpx.URL
+    host: str
+    port: int
+    private: bool
+    """It may have a private address."""
+
+    @classmethod
+    def of(cls, text: str, settings: HttpGetSettings) -> _Target:
+        """Raises ToolError where `text` may not be read."""
+        if len(text) > MAX_URL:
+            raise ToolError(f"The address is longer than {MAX_URL} characters.")
+        try:
+            url = httpx.URL(text.strip()).copy_with(fragment=None)
+            host = url.raw_host.decode("ascii").lower().rstrip(".")
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ToolError(f"This is no address ({error}).") from None
+        if url.scheme not in _DEFAULT_PORTS or not host:
+            raise ToolError("The address must begin with https:// or http:// and a host.")
+        if url.userinfo:
+            raise ToolError("The address must not hold a user name or password.")
+        port = url.port or _DEFAULT_PORTS[url.scheme]
+        matching = [entry for entry in settings.allow if _matches(entry, host, port, url.scheme)]
+        if not matching:
+            shown = host if url.port is None else f"{host}:{url.port}"
+            raise ToolError(f"{shown} is not allowed. Allowed: {', '.join(settings.allow)}.")
+        named = any("*" not in entry for entry in matching)
+        return cls(url, host, port, settings.allow_private and named)
+
+
+def _matches(entry: str, host: str, port: int, scheme: str) -> bool:
+    parts = urlsplit(f"//{entry.strip().lower()}")
+    if port != (parts.port or _DEFAULT_PORTS[scheme]):
+        return False
+    pattern = (parts.hostname or "").rstrip(".")
+    if pattern == "*":
+        return True
+    if pattern.startswith("*."):
+        return host.endswith("." + _ascii(pattern[2:]))
+    return host == _ascii(pattern)
+
+
+def _ascii(host: str) -> str:
+    """As it is sent: `xn--...` for names in other letters."""
+    return host if host.isascii() else httpx.URL(f"http://{host}").raw_host.decode("ascii")
+
+
+def permitted(address: str, *, private: bool = False) -> bool:
+    """Whether a connection to `address` may be made: a public one, or with `private` one of this network or machine.
+
+    Link-local, multicast and reserved ones never: there live the metadata services of clouds.
+    """
+    try:
+        return _permitted(ipaddress.ip_address(address), private)
+    except ValueError:
+        return False
+
+
+def _permitted(ip: Address, private: bool) -> bool:
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None:
+            return False
+        if ip.ipv4_mapped is not None:
+            return _permitted(ip.ipv4_mapped, private)
+        if ip in _NAT64:
+            return _permitted(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF), private=False)
+        if ip.sixtofour is not None or ip.teredo is not None:
+            return False  # tunnels that nobody needs, to any IPv4 address
+    if ip.is_loopback:
+        return private
+    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return False
+    return ip.is_global or private
+
+
+async def _addresses(target: _Target, resolve: Resolve) -> list[str]:
+    try:
+        found = await resolve(target.host, target.port)
+    except OSError:
+        found = ()
+    if not found:
+        raise ToolError(f"There is no host {target.host}.")
+    allowed = [address for address in dict.fromkeys(found) if permitted(address, private=target.private)]
+    if not allowed:
+        raise ToolError(f"{target.host} has no public address; private ones are not read.")
+    return allowed[:_ADDRESSES]
+
+
+async def _get(
+    target: _Target, addresses: Sequence[str], settings: HttpGetSettings, tls: ssl.SSLContext
+) -> str | httpx.URL:
+    """The text of the answer, or where it redirects to."""
+    failure = ""
+    # Without the environment: no proxy, no .netrc.
+    async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=settings.timeout_s) as client:
+        for address in addresses:
+            request = client.build_request(
+                "GET",
+                target.url.copy_with(host=address),
+                headers={
+                    "Host": target.url.netloc.decode("ascii"),
+                    "User-Agent": f"rejoinder/{__version__}",
+                    "Accept": "text/html, application/json, text/*;q=0.9, */*;q=0.1",
+                    # So that what is read is bounded by what is sent.
+                    "Accept-Encoding": "identity",
+                },
+                # TLS asks for the name and checks the certificate against it.
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                response = await client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = str(error)
+                continue
+            except httpx.HTTPError as error:
+                raise ToolError(f"{target.host} did not answer properly ({error or type(error).__name__}).") from None
+            try:
+                return await _read(target, response, settings)
+            except httpx.HTTPError as error:
+                raise ToolError(f"{target.host} broke off ({error or type(error).__name__}).") from None
+            finally:
+                await response.aclose()
+    raise ToolError(f"{target.host} cannot be reached ({failure or 'no connection'}).")
+
+
+async def _read(target: _Target, response: httpx.Response, settings: HttpGetSettings) -> str | httpx.URL:
+    if response.is_redirect:
+        try:
+            return target.url.join(response.headers["location"])
+        except (httpx.InvalidURL, ValueError):
+            raise ToolError(f"{target.host} redirects to something that is no address.") from None
+    if not response.is_success:
+        raise ToolError(f"{target.host} answered {response.status_code} {response.reason_phrase}".rstrip() + ".")
+    kind = response.headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
+    html = kind in ("text/html", "application/xhtml+xml")
+    if not (html or kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))):
+        raise ToolError(f"This is {kind[:80]}; only text can be read.")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ToolError(f"{target.host} sends it compressed, although it was asked not to.")
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > settings.max_bytes:
+            break
+    cut = len(body) > settings.max_bytes
+    try:
+        text = bytes(body[: settings.max_bytes]).decode(response.charset_encoding or "utf-8", "replace")
+    except LookupError:
+        text = bytes(body[: settings.max_bytes]).decode("utf-8", "replace")
+    if html:
+        text = await asyncio.to_thread(readable, text)
+    return f"{text} [cut]" if cut else text
+
+
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Made once: it reads all the certificates there are, which takes some ten milliseconds."""
+    return httpx.create_ssl_context()
