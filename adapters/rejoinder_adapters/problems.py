@@ -14,7 +14,16 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 _STATUS = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "too_many_tickets": 429,
+    "rate_limited": 429,
     "unknown_agent": 422,
+    "invalid_agent": 422,
+    "agent_fixed": 409,
+    "version_mismatch": 412,
+    "unknown_key": 404,
+    "unknown_webhook": 404,
     "unknown_session": 404,
     "unknown_room": 404,
     "session_not_started": 404,

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,8 @@ from rejoinder.errors import ConfigError
 from rejoinder.providers import KINDS
 from rejoinder.settings import Settings, load_settings
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+if TYPE_CHECKING:
+    from rejoinder.catalog import NamedAgent
 
 
 @click.command("serve", short_help="Start the server.")
@@ -64,7 +66,9 @@ async def _serve(settings: Settings) -> None:
             # What is loaded stays: full collections need not look at it again (pauses of tens of ms otherwise).
             gc.collect()
             gc.freeze()
-            _announce(settings, sock.getsockname()[1], time.monotonic() - started)
+            key = await runtime.gate.prepare()
+            agent = await runtime.catalog.get()
+            _announce(settings, agent, key, sock.getsockname()[1], time.monotonic() - started)
             await make_server(runtime).serve(sockets=[sock])
             _tell("stopping: sessions are ended, what is pending is written ...")
     except OSError as error:
@@ -73,15 +77,18 @@ async def _serve(settings: Settings) -> None:
         sock.close()
 
 
-def _announce(settings: Settings, port: int, seconds: float) -> None:
+def _announce(settings: Settings, agent: NamedAgent, key: str | None, port: int, seconds: float) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    name, agent = settings.agent(None)
-    _tell(f"ready in {seconds:.1f} s: agent {name} ({', '.join(n for kind in KINDS for n in agent.names(kind))})")
+    names = ", ".join(name for kind in KINDS for name in agent.definition.names(kind))
+    _tell(f"ready in {seconds:.1f} s: agent {agent.name} ({names})")
     _tell(f"  voice   ws://{host}:{port}/ws/audio")
-    _tell(f"  REST    http://{host}:{port}/v1/sessions")
+    _tell(f"  REST    http://{host}:{port}/v1 (described in http://{host}:{port}/docs)")
+    _tell(f"  OpenAI  base_url http://{host}:{port}/v1")
     _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")
-    if settings.host not in _LOOPBACK:
-        _tell("  warning: anybody who reaches this address can use the server; it has no sign-in yet")
+    if key is not None:
+        _tell(f"  key     {key} (for this machine only; also in {settings.auth.dev_key_file})")
+    elif settings.auth.mode == "none":
+        _tell("  key     none: everybody on this machine may do everything (auth.mode)")
 
 
 def _tell(text: str) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from rejoinder.app import Runtime
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder_adapters import problems
+from rejoinder_adapters.protocol import HttpProtocol
+from rejoinder_adapters.security import RateLimiter, add_headers
 from rejoinder_adapters.wire import WireProtocol
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,7 @@ _KERNEL_BYTES = 65_536
 
 def create_app(runtime: Runtime) -> Litestar:
     """The ASGI application that serves `runtime`."""
+    settings = runtime.settings
     return Litestar(
         route_handlers=runtime.plugins.routes(runtime),
         exception_handlers={
@@ -33,8 +38,22 @@ def create_app(runtime: Runtime) -> Litestar:
             HTTPException: problems.on_http_error,
             Exception: problems.on_unknown_error,
         },
+        state=State({"runtime": runtime, "rate_limiter": RateLimiter(settings.limits.requests_per_minute)}),
+        before_send=[add_headers],
+        cors_config=_cors(settings.allowed_origins),
         openapi_config=None,
         logging_config=None,
+    )
+
+
+def _cors(origins: Sequence[str]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-Id"],
+        expose_headers=["ETag", "Link", "Location", "RateLimit-Remaining", "Retry-After", "X-Request-Id"],
     )
 
 
@@ -64,6 +83,7 @@ def make_server(runtime: Runtime, **options: Any) -> Server:
     """A server for `runtime`; await its `serve(sockets=[listen(...)])`."""
     config = uvicorn.Config(
         create_app(runtime),
+        http=HttpProtocol,
         ws=WireProtocol,
         ws_per_message_deflate=False,
         ws_max_size=_LARGEST_MESSAGE,

@@ -15,11 +15,14 @@ from litestar.types import Send
 
 from rejoinder.app import Runtime
 from rejoinder.audio import Rates, check_rates
-from rejoinder.errors import ProtocolError, RejoinderError, SessionError
-from rejoinder.events import Configure, Error, Ping, Pong, ServerEvent, decode_command, encode
+from rejoinder.errors import AuthError, ProtocolError, RejoinderError, SessionError
+from rejoinder.events import Configure, Error, Ping, Playback, Pong, ServerEvent, decode_command, encode
 from rejoinder.hookspecs import hookimpl
 from rejoinder.link import SessionLink
 from rejoinder.session import Session
+from rejoinder_adapters.problems import status_of
+from rejoinder_adapters.security import CREDENTIALS, principal_of
+from rejoinder_adapters.sessions import live_session
 from rejoinder_adapters.wire import EXTENSION, WireProtocol
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ class Connection:
         self._early: list[bytes] = []
         self._warned = False
         self.owner = False
+        self.may_talk = True
+        """Or else it only hears and reads."""
         self.configured: asyncio.Future[Configure] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -87,7 +92,11 @@ class Connection:
                     code="frame_too_large",
                     fix="Send 20 ms at a time (640 bytes at 16 kHz).",
                 )
-            if self._link is not None:
+            if not self.may_talk:
+                if not self._warned:
+                    self._warned = True
+                    raise _only_listens()
+            elif self._link is not None:
                 self._link.send_audio(pcm)
             elif self.configured.done():
                 if len(self._early) < _EARLY_FRAMES:
@@ -114,7 +123,11 @@ class Connection:
                 )
             command = decode_command(data)
             if self._link is not None:
-                self._link.send_command(command)
+                if self.may_talk or isinstance(command, Ping | Configure):
+                    self._link.send_command(command)
+                elif not isinstance(command, Playback):
+                    # What a bystander has played says nothing about what the user heard.
+                    raise _only_listens()
             elif isinstance(command, Ping):
                 self._wire.write_text(encode(Pong(t=command.t)))
             elif isinstance(command, Configure) and not self.configured.done():
@@ -136,6 +149,7 @@ class Connection:
             Rates(configure.input_rate, configure.output_rate),
             audio=configure.output == "audio",
             owner=owner,
+            guest=not self.may_talk,
             resume_token=configure.resume_token,
             last_seq=configure.last_seq,
             played_ms=configure.played_ms,
@@ -164,9 +178,18 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
         await _refuse(socket, 501, "wrong_server", message, fix)
         return
+    try:
+        principal = await principal_of(socket)
+        may_talk = principal.may("talk", session_id)
+        if not may_talk:
+            principal.check("talk" if session_id is None else "read", session_id)
+    except RejoinderError as refusal:
+        await _refuse(socket, status_of(refusal), refusal.code, refusal.message, refusal.fix or "")
+        return
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     connection = Connection(runtime, wire)
+    connection.may_talk = may_talk
     wire.open_wire(connection.on_binary, connection.on_text)
     gone = asyncio.create_task(_disconnected(socket), name="disconnect watcher")
     session: Session | None = None
@@ -185,6 +208,9 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
             raise SessionError(f"The session {session_id!r} is over.", code="session_over", fix="Start a new one.")
         if session_id is None:
             session = await runtime.start_session(configure.agent, rates)
+        elif not may_talk:
+            # A conversation does not begin with one who may only listen.
+            session = await live_session(runtime, session_id, start=False)
         else:
             session = await runtime.join(session_id, rates)
         connection.join(session, configure, owner=session_id is None)
@@ -205,6 +231,12 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         await asyncio.wait({gone})
 
 
+def _only_listens() -> AuthError:
+    return AuthError(
+        "You may listen and read here, not talk.", code="forbidden", fix="Ask for a token with the role speaker."
+    )
+
+
 def _known(error: Exception) -> RejoinderError:
     """`error` if it is one of ours; anything else is a defect: logged with its traceback, told without it."""
     if isinstance(error, RejoinderError):
@@ -217,7 +249,7 @@ async def _configuration(
     connection: Connection, socket: WebSocket[Any, Any, Any], gone: asyncio.Task[None]
 ) -> Configure | None:
     """What the client wants, from the query string or its first message; None if it left."""
-    if query := dict(socket.query_params.items()):
+    if query := {name: value for name, value in socket.query_params.items() if name not in CREDENTIALS}:
         try:
             configure = msgspec.convert({"type": "session.configure", **query}, Configure, strict=False)
         except msgspec.ValidationError as error:

@@ -28,8 +28,8 @@ class Audience:
 
     @property
     def present(self) -> bool:
-        """Whether anybody is there."""
-        return bool(self.links or self.readers)
+        """Whether anybody is there who takes part."""
+        return self.readers > 0 or any(not link.guest for link in self.links)
 
     @property
     def hears(self) -> bool:
@@ -50,6 +50,7 @@ class Audience:
         *,
         audio: bool,
         owner: bool,
+        guest: bool,
         token: str,
         last_seq: int,
     ) -> LocalLink:
@@ -60,7 +61,7 @@ class Audience:
         """
         if token:
             owner = self._take_place(token).owner
-        link = LocalLink(self._session, receiver, rates, audio, owner)
+        link = LocalLink(self._session, receiver, rates, audio, owner, guest)
         link.former_token = token
         if self._session.bus.seq:
             # A later comer: the event itself is history, so this copy carries the number of the last one published.
@@ -88,6 +89,11 @@ class Audience:
             return None
         return [(seq, data) for seq, data in self._recent if seq > after_seq]
 
+    @property
+    def oldest_kept(self) -> int:
+        """The number of the oldest event that `recent` still has."""
+        return self._recent[0][0] if self._recent else self._session.bus.seq + 1
+
     def end(self, reason: str) -> None:
         """The session is over: tell them all."""
         links, self.links = self.links, []
@@ -114,7 +120,7 @@ class Audience:
         missed = [data for seq, data in self._recent if seq > last_seq]
         if self._recent and self._recent[0][0] > last_seq + 1:
             text = f"Only the newest {len(missed)} events can be sent again."
-            fix = f"GET /v1/sessions/{self._session.id}/events?after={last_seq}"
+            fix = f"GET /v1/sessions/{self._session.id}/events with the header Last-Event-ID: {last_seq}"
             link.tell(Error(code="events_missed", message=text, fix=fix))
         for data in missed:
             link.receiver.on_event(decode_event(data), data)

@@ -36,15 +36,25 @@ class Endpoint(Protocol):
 class LocalLink:
     """One client of a session: `rates` as it sees them; `audio`: it hears replies, or else only reads them.
 
-    `owner`: the session was made for this client and ends when it hangs up.
+    `owner`: the session was made for this client and ends when it hangs up. `guest`: it takes no part, so that the
+    session does not wait for it.
     """
 
-    def __init__(self, session: Endpoint, receiver: LinkReceiver, rates: Rates, audio: bool, owner: bool) -> None:
+    def __init__(
+        self,
+        session: Endpoint,
+        receiver: LinkReceiver,
+        rates: Rates,
+        audio: bool,
+        owner: bool,
+        guest: bool = False,
+    ) -> None:
         self.session_id = session.id
         self.receiver = receiver
         self.rates = rates
         self.audio = audio
         self.owner = owner
+        self.guest = guest
         self.resume_token = secrets.token_urlsafe(16)
         """Known to this client alone: who comes with it takes this client's place."""
         self.former_token = ""

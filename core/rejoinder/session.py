@@ -153,8 +153,8 @@ class Session:
         self._keeping: asyncio.Task[None] | None = None
         self._audience = Audience(self)
         self._abandoned = False
-        self._voiced = False
-        """Somebody has come who hears."""
+        self._linked = False
+        """Somebody has come to stay, rather than to write now and then."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._turn_ids: dict[int, str] = {}
         self._speech_turn = 0
@@ -318,6 +318,7 @@ class Session:
         *,
         audio: bool,
         owner: bool = False,
+        guest: bool = False,
         resume_token: str = "",
         last_seq: int = 0,
         played_ms: float | None = None,
@@ -325,6 +326,7 @@ class Session:
         """Connect a client, which wants reply `audio` or only text. It is told `session.started` first.
 
         `owner`: the session is there for this client alone and ends when it hangs up (its adapter sees to that).
+        `guest`: it only listens, and the session does not go on for its sake.
 
         With the `resume_token` of a connection that was lost it takes that one's place: it is sent the events after
         `last_seq`, and (by `turns.on_resume`) what it had not heard of the reply, of which it has played `played_ms`.
@@ -336,12 +338,13 @@ class Session:
         started = self._started(rates)
         started.at = self._clock.wall_ms()
         link = self._audience.add(
-            receiver, rates, started, audio=audio, owner=owner, token=resume_token, last_seq=last_seq
+            receiver, rates, started, audio=audio, owner=owner, guest=guest, token=resume_token, last_seq=last_seq
         )
         self._tally.resumes += bool(resume_token)
-        self._stop_timer("idle")
+        if not guest:
+            self._linked = True
+            self._stop_timer("idle")
         if audio:
-            self._voiced = True
             self._post(turns.AudienceChanged(True))
             if self._abandoned and played_ms is not None and self._scope is not None:
                 # What it counts may be of an earlier reply than the one it has not heard of yet.
@@ -391,18 +394,14 @@ class Session:
         """Nobody is connected: end after the grace period."""
         if not self._audience.present and not self._inbox.closed:
             # Who writes comes and goes with every message, and thinks longer between them.
-            grace = self._limits.idle_s if self._voiced else max(self._limits.idle_s, self._limits.chat_idle_s)
+            grace = self._limits.idle_s if self._linked else max(self._limits.idle_s, self._limits.chat_idle_s)
             self._arm("idle", grace, lambda: self.end("idle"))
 
     def watch(self, observer: Observer, *, present: bool) -> Callable[[], None]:
         """Show all events from now on to `observer`; returns the (idempotent) way to stop that.
 
         `present`: for somebody who takes part, so that the session does not end for want of company meanwhile.
-
-        Raises:
-            SessionError: the session is over.
         """
-        self._check_live()
         unsubscribe = self.bus.subscribe(observer)
         if not present:
             return unsubscribe
@@ -423,6 +422,11 @@ class Session:
     def recent(self, after_seq: int) -> list[tuple[int, bytes]] | None:
         """The events after that number, with their JSON, as far as they are kept in memory; None: not all of them."""
         return self._audience.recent(after_seq)
+
+    @property
+    def oldest_kept(self) -> int:
+        """The number of the oldest event that `recent` still has."""
+        return self._audience.oldest_kept
 
     def hear(self, link: LocalLink, pcm: bytes) -> None:
         """User audio, PCM16 at 16 kHz; of several clients the first that sends audio is the speaker."""

@@ -171,7 +171,7 @@ class Limits(_Section):
     room_ttl_s: int = Field(3600, ge=1, description="A room nobody has joined is closed after this.")
     idle_s: float = Field(15.0, ge=0, description="A session with no connection left is ended after this.")
     chat_idle_s: float = Field(
-        300.0, ge=0, description="The same for a session in which nobody has spoken, only written."
+        300.0, ge=0, description="The same for a session that only had messages and SSE readers."
     )
     requests_per_minute: int = Field(6_000, ge=1, description="Requests of one API key; the rest gets a 429.")
     sse_backlog: int = Field(256, ge=16, description="Events waiting for one SSE reader; then it is fed from the log.")

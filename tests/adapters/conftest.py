@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from rejoinder.app import Runtime
-from rejoinder.settings import Agent, Limits, Settings, TurnPolicy
+from rejoinder.settings import Agent, Auth, Limits, Settings, TurnPolicy
 from rejoinder_adapters.server import Server, listen, make_server
 
 T = TypeVar("T")
@@ -135,6 +135,7 @@ def running(database: Path, script: dict[str, Any], **changes: Any) -> Iterator[
         default_agent="scripted",
         agents={"scripted": AGENT, **changes.pop("agents", {})},
         plugins={"scripted": {**SCRIPT, **script}},
+        auth=changes.pop("auth", Auth(mode="none")),
         **changes,
     )
     ready = threading.Event()

@@ -25,7 +25,7 @@ REPLY = "Certainly, here it is."
 
 
 def get(server: LiveServer, path: str) -> Any:
-    answer = httpx.get(server.http + path)
+    answer = httpx.get(server.http + path, headers={"accept": "application/json"})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -37,7 +37,9 @@ def test_a_room_is_made_joined_talked_in_and_read_back(server: LiveServer) -> No
     assert room["agent"] == "scripted"
     assert room["expires_at"] > room["created_at"]
     assert room["join"]["ws"] == f"{server.ws}/v1/sessions/{room['session_id']}/ws"
-    assert get(server, f"/v1/rooms/{room['id']}") == room
+    again = get(server, f"/v1/rooms/{room['id']}")
+    assert again.pop("join").items() < room["join"].items(), "its token is told once"
+    assert again.items() < room.items()
 
     async def talk() -> None:
         async with VoiceClient.connect(room["join"]["ws"]) as client:
@@ -193,7 +195,7 @@ def test_an_answer_is_interrupted_and_the_agent_made_to_say_something(serve: Ser
             assert (await http.post(f"{path}/interrupt")).status_code == 204, "nothing to stop is no error"
 
             said = await http.post(f"{path}/say", json={"text": " Your taxi is here. "})
-            assert (said.status_code, said.content) == (202, b"")
+            assert said.status_code == 202
             started = await caller.until("reply.started")
             finished = await caller.until("reply.finished", reply_id=started["reply_id"])
             assert finished["heard_text"] == "Your taxi is here."
@@ -319,7 +321,7 @@ def test_what_happened_in_a_session_is_told_while_it_is_live_and_afterwards(serv
         ("GET", "/v1/sessions?limit=0", None, 400, "bad_request", "limit"),
         ("GET", "/v1/sessions?limit=201", None, 400, "bad_request", "limit"),
         ("GET", "/v1/sessions?limit=many", None, 400, "bad_request", "limit"),
-        ("GET", "/v1/sessions/x/events?after=then", None, 400, "bad_request", "after"),
+        ("GET", "/v1/sessions/x/events?after=then", None, 400, "bad_event_id", "then"),
     ],
 )
 def test_wrong_requests_get_a_problem_document(
@@ -399,7 +401,9 @@ def test_a_locked_database_stops_no_conversation_and_loses_nothing(serve: Serve,
             texts = ["before", "while it is locked", "still locked", "after"]
             assert [turn["user_text"] for turn in detail["turns"]] == texts
             assert [turn["heard_text"] for turn in detail["turns"]] == [REPLY] * 4
-            events = (await http.get(f"/v1/sessions/{session_id}/events")).json()["items"]
+            events = (
+                await http.get(f"/v1/sessions/{session_id}/events", headers={"accept": "application/json"})
+            ).json()["items"]
             assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
             assert len((await http.get(f"/v1/sessions/{late_id}/turns")).json()) == 1
 

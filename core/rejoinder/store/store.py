@@ -112,6 +112,13 @@ class Store:
         """The room called `room_id`, None if there is none."""
         return await self._one(select(tables.rooms).where(tables.rooms.c.id == room_id), RoomRecord)
 
+    async def rooms(self, limit: int = 50, *, before: str | None = None) -> list[RoomRecord]:
+        """At most `limit` rooms, newest first; the next page is `before` the last id of this one."""
+        query = select(tables.rooms).order_by(tables.rooms.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(tables.rooms.c.id < before)
+        return await self._all(query, RoomRecord)
+
     async def room_of_session(self, session_id: str) -> RoomRecord | None:
         """The room made for the session, None if it has none."""
         return await self._one(select(tables.rooms).where(tables.rooms.c.session_id == session_id), RoomRecord)

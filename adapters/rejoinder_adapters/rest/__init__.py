@@ -1,0 +1,18 @@
+"""The REST adapter: agents, rooms, tokens, sessions, keys, plugins and health under `/v1`; a module for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rejoinder.app import Runtime
+from rejoinder.hookspecs import hookimpl
+from rejoinder_adapters.rest import agents, health, keys, plugins, rooms, sessions
+
+_PARTS = (agents, rooms, sessions, keys, plugins, health)
+
+
+@hookimpl
+def register_routes(runtime: Runtime) -> Iterable[Any]:
+    """All of them."""
+    return [route for part in _PARTS for route in part.routes(runtime)]

@@ -1,0 +1,39 @@
+"""Whether the process lives, is ready for sessions, and what it is. Nobody needs a key for these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Response, get
+
+from rejoinder import __version__
+from rejoinder.app import Runtime
+
+
+def routes(runtime: Runtime) -> list[Any]:
+    """`/livez`, `/readyz` and `/version`."""
+
+    @get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @get("/readyz")
+    async def readyz() -> Response[dict[str, Any]]:
+        """New sessions are welcome and what is said is stored."""
+        stored, error = runtime.store.writer.health()
+        ready = stored and not runtime.draining
+        body: dict[str, Any] = {
+            "status": "ok" if ready else "not ready",
+            "draining": runtime.draining,
+            "sessions": len(runtime.sessions),
+            "store": "ok" if error is None else error.explain(),
+        }
+        return Response(body, status_code=200 if ready else 503)
+
+    @get("/version")
+    async def version() -> dict[str, str]:
+        """What runs here."""
+        return {"name": "rejoinder", "version": __version__}
+
+    return [livez, readyz, version]

@@ -1,0 +1,135 @@
+"""Guards the routes: who asks (key, room token or ticket), whether they may, and how often."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard
+
+from rejoinder.app import Runtime
+from rejoinder.auth import Principal, Scope
+from rejoinder.errors import AuthError, ProtocolError
+from rejoinder.ids import new_id
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+_PRINCIPAL = "rejoinder.principal"
+_RATE = "rejoinder.rate"
+_SCHEME = "bearer "
+CREDENTIALS = ("ticket", "access_token")
+"""Where a credential may stand in a query."""
+_MOST_CALLERS = 10_000
+
+
+class RateLimiter:
+    """A token bucket per caller: `per_minute` requests, all at once if they like, then as they trickle in again."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._callers: dict[str, tuple[float, float]] = {}
+
+    def take(self, caller: str) -> tuple[bool, int, int]:
+        """Count a request of `caller`: whether it is let through, how many are left, s until all of them are back."""
+        now, rate = time.monotonic(), self.per_minute / 60
+        left, at = self._callers.pop(caller, (float(self.per_minute), now))
+        left = min(self.per_minute, left + (now - at) * rate)
+        allowed = left >= 1
+        if allowed:
+            left -= 1
+        while len(self._callers) >= _MOST_CALLERS:
+            # The one that has been quiet for longest.
+            del self._callers[next(iter(self._callers))]
+        self._callers[caller] = (left, now)
+        return allowed, int(left), math.ceil((self.per_minute - left) / rate)
+
+
+def needs(scope: Scope) -> Guard:
+    """A guard that lets those through who may do what `scope` covers, in the session that the path names."""
+
+    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+        principal = await principal_of(connection)
+        principal.check(scope, connection.path_params.get("session_id"))
+
+    return guard
+
+
+async def principal_of(connection: Connection) -> Principal:
+    """Who asks; the first call also counts the request.
+
+    The credential is the Bearer token of the header `Authorization`, or a `ticket` or (a room token only) an
+    `access_token` in the query: browsers cannot give a WebSocket or an EventSource any headers.
+
+    Raises:
+        AuthError: it is missing or wrong (`unauthorized`).
+        ProtocolError: too many requests (`rate_limited`).
+    """
+    scope: Any = connection.scope
+    if (known := scope.get(_PRINCIPAL)) is not None:
+        principal: Principal = known
+        return principal
+    runtime: Runtime = connection.app.state.runtime
+    try:
+        principal = await _identify(connection, runtime)
+    except AuthError:
+        # Guessing is limited by where it comes from.
+        _count(connection, _address(connection))
+        raise
+    scope[_PRINCIPAL] = principal
+    _count(connection, principal.id if runtime.gate.closed else _address(connection))
+    return principal
+
+
+async def _identify(connection: Connection, runtime: Runtime) -> Principal:
+    gate = runtime.gate
+    if (ticket := connection.query_params.get("ticket")) is not None:
+        return gate.redeem(ticket)
+    header = connection.headers.get("authorization", "")
+    if header and not header.lower().startswith(_SCHEME):
+        raise AuthError("The header Authorization must be: Bearer KEY.")
+    credential = header[len(_SCHEME) :].strip()
+    if not credential and (token := connection.query_params.get("access_token")) is not None:
+        principal = await gate.principal(token)
+        if principal.role is None and gate.closed:
+            raise AuthError(
+                "An API key may not stand in a URL, where logs and histories keep it.",
+                fix="Send it as Authorization: Bearer KEY, or make a room token or a ticket.",
+            )
+        return principal
+    return await gate.principal(credential or None)
+
+
+def _address(connection: Connection) -> str:
+    return f"address {connection.client.host if connection.client else ''}"
+
+
+def _count(connection: Connection, caller: str) -> None:
+    limiter: RateLimiter = connection.app.state.rate_limiter
+    allowed, left, reset_s = limiter.take(caller)
+    scope: Any = connection.scope
+    scope[_RATE] = [
+        (b"ratelimit-policy", b"%d;w=60" % limiter.per_minute),
+        (b"ratelimit-limit", b"%d" % limiter.per_minute),
+        (b"ratelimit-remaining", b"%d" % left),
+        (b"ratelimit-reset", b"%d" % reset_s),
+    ]
+    if not allowed:
+        scope[_RATE].append((b"retry-after", b"%d" % max(1, math.ceil(60 / limiter.per_minute))))
+        raise ProtocolError(
+            f"More than {limiter.per_minute} requests in a minute.",
+            code="rate_limited",
+            fix="Wait as Retry-After says, or raise limits.requests_per_minute.",
+            retryable=True,
+        )
+
+
+async def add_headers(message: Any, scope: Any) -> None:
+    """A `before_send` hook: the headers that every answer has."""
+    if message["type"] != "http.response.start":
+        return
+    headers = [(b"x-content-type-options", b"nosniff"), *scope.get(_RATE, ())]
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    headers.append((b"x-request-id", given if 0 < len(given) <= 128 else new_id("req").encode()))
+    message["headers"] = [*message.get("headers", ()), *headers]
