@@ -21,7 +21,15 @@ _TOKENS_PER_MESSAGE = 4
 
 def estimate_tokens(text: str) -> int:
     """Tokens of `text`: one for every four bytes of UTF-8, rounded up. Providers do not tell the true number."""
-    return -(-len(text.encode(errors="replace")) // _BYTES_PER_TOKEN)
+    return _tokens(_size(text))
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _tokens(size: int) -> int:
+    return -(-size // _BYTES_PER_TOKEN)
 
 
 def prompt_tokens(messages: Iterable[Message]) -> int:
@@ -87,12 +95,12 @@ class Answer:
     adopt: Callable[[asyncio.Task[Any]], None]
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0
-    _output: str = ""
+    _bytes: int = 0
     _context: ToolContext = field(default_factory=lambda: ToolContext(session_id=new_id("chat")))
 
     def usage(self) -> dict[str, int]:
         """The tokens, estimated."""
-        prompt, completion = self.prompt_tokens, estimate_tokens(self._output)
+        prompt, completion = self.prompt_tokens, _tokens(self._bytes)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     async def pieces(self) -> AsyncGenerator[LlmDelta, None]:
@@ -114,7 +122,7 @@ class Answer:
             schemas = self.client_tools or (offered if round_number < rounds else ())
             request = LlmRequest(tuple(self.messages), schemas, left, self.temperature)
             calls: list[ToolCall] = []
-            said = ""
+            texts: list[str] = []
             async with aclosing(self.llm.stream(request)) as deltas:
                 async for delta in deltas:
                     # What a provider streams at once is a token at least, so this is never too early.
@@ -123,7 +131,7 @@ class Answer:
                         calls.append(delta)
                         yield self._counted(delta) if self.client_tools else ""
                         continue
-                    said += delta
+                    texts.append(delta)
                     if text := stops.feed(delta):
                         yield self._counted(text)
                     if stops.met:
@@ -136,6 +144,7 @@ class Answer:
                 self.finish_reason = "length"
             if self.client_tools or not calls or not schemas or left <= 0:
                 break
+            said = "".join(texts)
             if said and not said[-1].isspace():
                 yield self._counted(stops.feed(" "))
             self.messages.append(Message("assistant", said, tuple(calls)))
@@ -145,7 +154,7 @@ class Answer:
             yield self._counted(text)
 
     def _counted(self, delta: LlmDelta) -> LlmDelta:
-        self._output += delta if isinstance(delta, str) else delta.name + delta.arguments
+        self._bytes += _size(delta if isinstance(delta, str) else delta.name + delta.arguments)
         return delta
 
     async def _run(self, calls: Sequence[ToolCall]) -> list[ToolResult]:

@@ -41,6 +41,11 @@ FORMATS = {
 _READABLE = "aac,aiff,amr,asf,au,caf,flac,matroska,webm,mov,mp4,m4a,3gp,mp3,mpeg,mpegts,ogg,w64,wav"
 """FFmpeg's demuxers for uploads. Not its playlists: those would make it open files and addresses of their choice."""
 
+_LONGEST_S = 4 * 3600
+"""Seconds of audio in an upload: a small file may hold days of silence."""
+_WAV_RATES = range(4_000, 192_001)
+"""Hz of WAV files. What is lower is damage, and would become huge at 16 kHz."""
+
 
 class MissingCodecs(Exception):
     """PyAV is not installed."""
@@ -207,11 +212,15 @@ async def decode(upload: bytes) -> AsyncGenerator[bytes, None]:
     """An audio file as PCM16 mono at 16 kHz, about a second at a time: WAV by itself, all else through PyAV.
 
     Raises (while iterating):
-        ApiError: it is no audio, or needs PyAV and that is missing (400).
+        ApiError: it is no audio, holds more than four hours, or needs PyAV and that is missing (400).
     """
+    left = _LONGEST_S * ENGINE_RATE * SAMPLE_BYTES
     pieces = await asyncio.to_thread(_open, upload)
     # Not closed at the end: if we are cancelled a thread may still be in it, and freeing it does the same.
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        left -= len(piece)
+        if left < 0:
+            raise bad("file", f"The file holds more than {_LONGEST_S // 3600} hours of audio.", "audio_too_long")
         yield piece
 
 
@@ -229,6 +238,8 @@ def _open(upload: bytes) -> Iterator[bytes]:
 def _wav(upload: bytes) -> Iterator[bytes]:
     try:
         with wave.open(io.BytesIO(upload), "rb") as wav:
+            if wav.getframerate() not in _WAV_RATES:
+                raise ValueError(f"{wav.getframerate()} Hz")
             resampler = Resampler(wav.getframerate(), ENGINE_RATE)
             while raw := wav.readframes(wav.getframerate()):
                 piece, _ = read_wav(_as_wav(raw, wav))
@@ -243,7 +254,9 @@ def _as_wav(raw: bytes, like: wave.Wave_read) -> bytes:
     """A piece of a WAV file as a WAV file of its own, so that nobody needs to hold all of a long one converted."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as wav:
-        wav.setparams(like.getparams())
+        wav.setnchannels(like.getnchannels())
+        wav.setsampwidth(like.getsampwidth())
+        wav.setframerate(like.getframerate())
         wav.writeframes(raw)
     return buffer.getvalue()
 

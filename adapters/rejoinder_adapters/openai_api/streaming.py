@@ -41,6 +41,8 @@ class Started(Generic[T]):
             yield item
         async for item in self._rest:
             yield item
+            # Whoever never has to wait would keep out all others, and the news that the client is gone.
+            await asyncio.sleep(0)
 
     async def aclose(self) -> None:
         """Stop whoever makes the stream."""
