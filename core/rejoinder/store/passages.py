@@ -66,8 +66,9 @@ def words_of(text: str) -> list[str]:
     The index holds these, and queries are made of them, so that both databases take the same things for words and a
     query can never be anything else than words to them.
     """
-    plain = _DIACRITICS.sub("", unicodedata.normalize("NFKD", text))
-    return _WORD.findall(unicodedata.normalize("NFC", plain).casefold())
+    plain = _DIACRITICS.sub("", unicodedata.normalize("NFKD", text.casefold()))
+    # Some letters only show their lower case once they are taken apart.
+    return _WORD.findall(unicodedata.normalize("NFC", plain.casefold()))
 
 
 def query_words(query: str) -> list[str]:
@@ -87,6 +88,7 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
     for line in clean(text).split("\n"):
         if _FENCE.match(line):
             code = not code  # in there, a line that begins with # is a comment
+            lines += line.strip("`~").split()
         elif not code and (found := _HEADING.match(line)):
             end()
             if heading or paragraphs:
