@@ -77,7 +77,8 @@ def parse_html(text: str, title: str) -> ParsedFile:
     reader = _Reader()
     reader.feed(text)
     reader.close()
-    return ParsedFile(" ".join(reader.title.split()) or reader.first_heading or title, reader.text())
+    body = reader.text()  # ends a heading that was left open
+    return ParsedFile(" ".join(reader.title.split()) or reader.first_heading or title, body)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
