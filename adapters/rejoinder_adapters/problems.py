@@ -45,7 +45,8 @@ def status_of(error: RejoinderError) -> int:
 def problem(status: int, code: str, title: str, fix: str = "", *, retryable: bool = False) -> Response[dict[str, Any]]:
     """A problem document."""
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "fix": fix, "retryable": retryable}
-    return Response(body, status_code=status, media_type=MEDIA_TYPE)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def on_rejoinder_error(request: Request[Any, Any, Any], error: RejoinderError) -> Response[dict[str, Any]]:

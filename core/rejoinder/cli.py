@@ -18,6 +18,7 @@ COMMANDS = {
     "serve": ("rejoinder_adapters.serve:command", "Run the server."),
     "talk": ("rejoinder.commands.talk:command", "Talk to a server: by microphone, WAV files or text."),
     "doctor": ("rejoinder.commands.doctor:command", "Check this machine and say what to do."),
+    "keys": ("rejoinder.commands.keys:command", "Make, list, rotate and revoke API keys."),
     "db": ("rejoinder.commands.db:command", "Create, upgrade and inspect the database."),
     "models": ("rejoinder.commands.models:command", "List, fetch and verify model files."),
     "knowledge": ("rejoinder.commands.knowledge:command", "Manage the documents that agents may look up."),

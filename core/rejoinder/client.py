@@ -15,7 +15,7 @@ import msgspec
 
 from rejoinder.audio import FRAME_MS, byte_count, read_wav, speech_end
 from rejoinder.channel import Channel
-from rejoinder.dial import DEFAULT_URL, open_socket, resume_url, send
+from rejoinder.dial import DEFAULT_URL, credential_for, open_socket, resume_url, send
 from rejoinder.dial import SUBPROTOCOL as SUBPROTOCOL
 from rejoinder.dial import Unreachable as Unreachable
 from rejoinder.dial import session_url as session_url
@@ -85,6 +85,7 @@ class VoiceClient:
         url: str,
         configure: Configure,
         *,
+        api_key: str | None = None,
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
@@ -92,6 +93,7 @@ class VoiceClient:
         resume: bool = True,
     ) -> None:
         self.url = session_url(url)
+        self._credential = api_key or credential_for(self.url)
         self.input_rate = configure.input_rate
         self.output_rate = configure.output_rate
         self.player: Player = player or Playhead(configure.output_rate)
@@ -137,6 +139,7 @@ class VoiceClient:
         input_rate: int = 16_000,
         output_rate: int = 24_000,
         text_only: bool = False,
+        api_key: str | None = None,
         timeout: float = 10.0,
         player: Player | None = None,
         on_event: Callable[[ServerEvent], None] | None = None,
@@ -145,6 +148,9 @@ class VoiceClient:
     ) -> VoiceClient:
         """A client that connects when it is entered; rates in Hz, `timeout` (s) for the connection and its session.
 
+        `api_key` may also be a room token; without it that of `REJOINDER_API_KEY` is shown, or (to a server on this
+        machine) the developer's key.
+
         Entering raises:
             Unreachable: nobody listens there.
             RejoinderError: the server refused, with its reason.
@@ -152,10 +158,19 @@ class VoiceClient:
         configure = Configure(
             agent=agent, input_rate=input_rate, output_rate=output_rate, output="text" if text_only else "audio"
         )
-        return cls(url, configure, timeout=timeout, player=player, on_event=on_event, on_lost=on_lost, resume=resume)
+        return cls(
+            url,
+            configure,
+            api_key=api_key,
+            timeout=timeout,
+            player=player,
+            on_event=on_event,
+            on_lost=on_lost,
+            resume=resume,
+        )
 
     async def __aenter__(self) -> VoiceClient:
-        self._socket = await open_socket(self.url, self._timeout)
+        self._socket = await open_socket(self.url, self._timeout, self._credential)
         self._tasks = [asyncio.create_task(self._receive(self._socket)), asyncio.create_task(self._report())]
         try:
             await self.send(self._configure)
@@ -451,7 +466,7 @@ class VoiceClient:
 
     async def _come_back(self, url: str, timeout: float) -> ClientConnection | None:
         assert self.session is not None
-        socket = await open_socket(url, timeout)
+        socket = await open_socket(url, timeout, self._credential)
         try:
             configure = msgspec.structs.replace(
                 self._configure,

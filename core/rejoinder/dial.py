@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,6 +28,31 @@ class Unreachable(RejoinderError):
 
     code = "unreachable"
     retryable = True
+
+
+API_KEY_VARIABLE = "REJOINDER_API_KEY"
+_DEV_KEY_VARIABLE = "REJOINDER_AUTH__DEV_KEY_FILE"
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def dev_key_file() -> Path:
+    """Where a server on this machine keeps the developer's key, unless its settings file says otherwise."""
+    import platformdirs
+
+    given = os.environ.get(_DEV_KEY_VARIABLE)
+    return Path(given) if given else Path(platformdirs.user_config_dir("rejoinder")) / "dev-key"
+
+
+def credential_for(url: str) -> str | None:
+    """The key to show to the server at `url`: of `REJOINDER_API_KEY`, or (on this machine) the developer's."""
+    if key := os.environ.get(API_KEY_VARIABLE):
+        return key
+    if urlsplit(url).hostname not in _LOCAL:
+        return None
+    try:
+        return dev_key_file().read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def session_url(url: str) -> str:
@@ -68,8 +95,8 @@ async def send(socket: ClientConnection | None, data: bytes, *, text: bool = Fal
         raise Unreachable("The server closed the connection.", fix="rejoinder serve") from None
 
 
-async def open_socket(url: str, timeout: float) -> ClientConnection:
-    """A connection to `url`, made within `timeout` s.
+async def open_socket(url: str, timeout: float, credential: str | None = None) -> ClientConnection:
+    """A connection to `url`, made within `timeout` s, by the bearer of `credential` (an API key or a room token).
 
     Raises:
         Unreachable: nobody listens there.
@@ -79,7 +106,7 @@ async def open_socket(url: str, timeout: float) -> ClientConnection:
     from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
     from websockets.typing import Subprotocol
 
-    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    local = urlsplit(url).hostname in _LOCAL
     try:
         return await connect(
             url,
@@ -91,8 +118,15 @@ async def open_socket(url: str, timeout: float) -> ClientConnection:
             ping_timeout=PONG_S,
             max_size=MAX_MESSAGE_BYTES,
             proxy=None if local else True,
+            additional_headers={"Authorization": f"Bearer {credential}"} if credential else None,
         )
     except InvalidStatus as error:
+        if error.response.status_code == 401:
+            raise RejoinderError(
+                f"{url} asks for an API key{' other than the one it was shown' if credential else ''}.",
+                code="unauthorized",
+                fix=f"Set {API_KEY_VARIABLE}; the server's operator makes one with `rejoinder keys create`.",
+            ) from None
         body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
         raise RejoinderError(
             f"{url} refused the connection: HTTP {error.response.status_code}{': ' if body else ''}{body}.",

@@ -51,6 +51,7 @@ def own_server(
             "REJOINDER_HOST": HOST,
             "REJOINDER_PORT": str(port),
             "REJOINDER_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'bench.db'}",
+            "REJOINDER_AUTH__MODE": "none",
         }
         log = folder / "log.txt"
         with log.open("wb") as stream:

@@ -17,6 +17,7 @@ from rejoinder.store.store import Store
 PREFIX = "rj_"
 _SHOWN = 8
 _columns = tables.api_keys.c
+_KEYS = select(*(column for column in _columns if column.name != "hash"))
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,24 +68,24 @@ class Keys:
 
     async def find(self, key: str) -> KeyRecord | None:
         """The record of `key`, good or not; None if nobody made it."""
-        query = select(tables.api_keys).where(_columns.hash == hash_of(key))
+        query = _KEYS.where(_columns.hash == hash_of(key))
         async with self._store.reading(flush=False) as connection:
             row = (await connection.execute(query)).mappings().first()
-        return _record(row) if row else None
+        return msgspec.convert(row, KeyRecord) if row else None
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """The key with that id."""
-        query = select(tables.api_keys).where(_columns.id == key_id)
+        query = _KEYS.where(_columns.id == key_id)
         async with self._store.reading(flush=False) as connection:
             row = (await connection.execute(query)).mappings().first()
-        return _record(row) if row else None
+        return msgspec.convert(row, KeyRecord) if row else None
 
     async def all(self) -> list[KeyRecord]:
         """All keys, newest first, also those that are no good any more."""
-        query = select(tables.api_keys).order_by(_columns.id.desc())
+        query = _KEYS.order_by(_columns.id.desc())
         async with self._store.reading(flush=False) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_record(row) for row in rows]
+        return [msgspec.convert(row, KeyRecord) for row in rows]
 
     async def rotate(self, key_id: str, *, overlap_s: float) -> tuple[KeyRecord, str] | None:
         """A new key with the name and scopes of the one with that id, which is good for another `overlap_s`.
@@ -119,8 +120,3 @@ class Keys:
 def hash_of(key: str) -> str:
     """What is stored of `key`; it is random, so that a plain SHA-256 cannot be guessed backwards."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _record(row: object) -> KeyRecord:
-    known = {name: value for name, value in dict(row).items() if name != "hash"}  # type: ignore[call-overload]
-    return msgspec.convert(known, KeyRecord)
