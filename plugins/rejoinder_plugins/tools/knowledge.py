@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAME = "knowledge"
 NOTHING = "Nothing about this was found in the documents."
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n")
+_LEAST = 200
+"""Characters that each passage gets."""
 _STEM = 5
 """Letters by which two forms of a word are taken for the same one, to find the best sentences of a passage."""
 log = logging.getLogger(__name__)
@@ -132,13 +134,13 @@ def told(found: Sequence[Found], query: str, characters: int) -> str:
     """What the model is told of `found`, at most `characters` long: the best first, of each what fits `query` best."""
     lines: list[str] = []
     left = characters
+    # Fewer that say something are better than many that are cut to their titles.
+    found = found[: max(1, characters // _LEAST)]
     for number, passage in enumerate(found, 1):
         under = f" / {passage.heading}" if passage.heading not in ("", passage.title) else ""
-        head = f"{number}. {passage.title}{under}"[:150] + ": "
+        head = f"{number}. {passage.title}{under}"[: _LEAST // 2] + ": "
         # What a short one leaves, those after it may use.
         room = left // (len(found) - number + 1) - len(head) - 1
-        if room < 40:
-            break
         line = head + excerpt(passage.text, query, room)
         lines.append(line)
         left -= len(line) + 1
