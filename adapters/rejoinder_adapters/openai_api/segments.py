@@ -12,13 +12,13 @@ from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES
 from rejoinder.providers import SttStream, Vad, VadAdvice
 
 LONGEST_MS = 25_000
-"""A piece without any silence is cut here, at its least loud place."""
+"""A piece without any silence is cut by here, at the frame that is least like speech."""
 _PAUSE_MS = 600
 """Silence that ends a piece of any length."""
 _LONG_MS, _SHORT_PAUSE_MS = 12_000, 200
 """From this length on, so much silence is enough."""
 _SEARCH_MS = 8_000
-"""A cut without silence is made within this much of the end."""
+"""A cut without silence is made within this much before that."""
 _PRE_ROLL_MS = 300
 """Audio before speech is detected that belongs to it."""
 _SLICE = 8
@@ -76,7 +76,7 @@ class Cutter:
             return self._cut(len(self._frames))
         if length >= LONGEST_MS:
             tail = self._levels[-self._count(_SEARCH_MS) :]
-            weakest = min(range(len(tail)), key=tail.__getitem__)
+            weakest = min(reversed(range(len(tail))), key=tail.__getitem__)
             return self._cut(len(self._frames) - len(tail) + weakest + 1, speech=True)
         return None
 
