@@ -22,6 +22,8 @@ _STATUS = {
     "invalid_agent": 422,
     "agent_fixed": 409,
     "version_mismatch": 412,
+    "unknown_document": 404,
+    "bad_document": 422,
     "unknown_key": 404,
     "unknown_webhook": 404,
     "unknown_session": 404,
