@@ -66,6 +66,13 @@ def test_it_never_says_more_than_it_may(texts: list[str], query: str, characters
     assert said.startswith("1. ")
 
 
+def test_its_settings_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    section = page.split("### knowledge\n")[1].split("###")[0]
+    for field in msgspec.structs.fields(KnowledgeSettings):
+        assert f"| `{field.name}` |" in section
+
+
 def test_the_model_may_only_choose_where_there_is_a_choice() -> None:
     def properties(**options: Any) -> dict[str, Any]:
         settings = msgspec.convert(options, KnowledgeSettings)
