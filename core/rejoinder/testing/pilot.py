@@ -174,6 +174,7 @@ async def pilot(
     limits: Limits | None = None,
     stt: ScriptedStt | None = None,
     llm: ScriptedLlm | None = None,
+    fallback: ScriptedLlm | None = None,
     tts: ScriptedTts | None = None,
     turn: Mapping[str, TurnDetector] | None = None,
     interruption: Mapping[str, InterruptionJudge] | None = None,
@@ -182,7 +183,10 @@ async def pilot(
     reports: bool = False,
     observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
 ) -> AsyncIterator[SessionPilot]:
-    """A running session on scripted providers and its pilot; closed at the end, with nothing left behind."""
+    """A running session on scripted providers and its pilot; closed at the end, with nothing left behind.
+
+    `fallback` is the LLM that is asked when `llm` fails or is late.
+    """
     tts = tts or ScriptedTts()
     client = SessionPilot(rate=tts.sample_rate, reports=reports)
     client.stt, client.llm, client.tts = stt or ScriptedStt(), llm or ScriptedLlm(), tts
@@ -191,7 +195,7 @@ async def pilot(
         stt={"scripted": client.stt},
         turn=turn or {},
         interruption=interruption or {},
-        llm={"scripted": client.llm},
+        llm={"scripted": client.llm} | ({"fallback": fallback} if fallback is not None else {}),
         tts={"scripted": client.tts},
         tools={tool.name: tool for tool in tools},
     )
@@ -211,7 +215,7 @@ async def pilot(
         "stt": ("scripted",),
         "turn": tuple(turn or ()),
         "interruption": tuple(interruption or ()),
-        "llm": ("scripted",),
+        "llm": ("scripted",) if fallback is None else ("scripted", "fallback"),
         "tts": ("scripted",),
     }
     definition = (agent or Agent()).model_copy(update=names)
