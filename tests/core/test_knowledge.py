@@ -189,6 +189,16 @@ def test_the_same_source_replaces_and_what_was_said_before_is_not_found(database
     at(database_url, work)
 
 
+def test_the_same_source_may_be_added_by_many_at_once(database_url: str) -> None:
+    async def work(knowledge: Knowledge) -> None:
+        texts = [f"Version {number}." for number in range(8)]
+        added = await asyncio.gather(*(knowledge.add("Menu", text, source="menu.md") for text in texts))
+        assert len({one.id for one in added}) == 1
+        assert len(await knowledge.search("version", limit=20)) == 1
+
+    at(database_url, work)
+
+
 def test_removing_takes_the_passages_along(database_url: str) -> None:
     async def work(knowledge: Knowledge) -> None:
         await fill(knowledge)

@@ -21,9 +21,8 @@ from sqlalchemy import (
     select,
     table,
     text,
-    update,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rejoinder.errors import StoreError
@@ -92,19 +91,16 @@ class Knowledge:
         now, characters = self._store.clock.wall_ms(), len(text)
         values = {"title": title, "characters": characters, "created_at": now}
         async with self._store.transaction() as connection:
-            document_id = None
-            if source is not None:
-                same = (documents.c.collection == collection, documents.c.source == source)
-                changed = await connection.execute(
-                    update(documents).where(*same).values(values).returning(documents.c.id)
-                )
-                document_id = changed.scalar_one_or_none()
-            if document_id is None:
-                document_id = new_id("doc")
-                new = {"id": document_id, "collection": collection, "source": source, **values}
-                await connection.execute(insert(documents).values(new))
-            else:
-                await connection.execute(delete(passages).where(passages.c.document_id == document_id))
+            into = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            # In one statement, so that two who add the same at once do not get in each other's way.
+            replaced = (
+                into(documents)
+                .values(id=new_id("doc"), collection=collection, source=source, **values)
+                .on_conflict_do_update(index_elements=["collection", "source"], set_=values)
+                .returning(documents.c.id)
+            )
+            document_id = (await connection.execute(replaced)).scalar_one()
+            await connection.execute(delete(passages).where(passages.c.document_id == document_id))
             await connection.execute(insert(passages), [{**row, "document_id": document_id} for row in rows])
         return Document(
             id=document_id,
@@ -211,8 +207,8 @@ def _search(connection: AsyncConnection, words: list[str]) -> Select[Any]:
         )
     # `plainto_tsquery` takes any text for words, and asks for all of them; ours have no operators of their own.
     every = func.plainto_tsquery(_ENGLISH, " ".join(words))
-    some = cast(func.replace(cast(every, Text), "&", "|"), TSQUERY)
-    search: ColumnElement[Any] = literal_column("passages.search", TSVECTOR)
+    some = cast(func.replace(cast(every, Text), "&", "|"), postgresql.TSQUERY)
+    search: ColumnElement[Any] = literal_column("passages.search", postgresql.TSVECTOR)
     # 1: a passage is not better for being longer.
     score = func.ts_rank(search, some, 1)
     return select(*wanted, score.label("score")).join_from(passages, documents).where(search.op("@@")(some))
