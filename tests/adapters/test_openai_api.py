@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from rejoinder.testing.scripted import Script, ScriptedLlm
 from rejoinder_adapters.openai_api.errors import HANDLERS
 
 from .conftest import AGENT, REPLY, LiveServer, running
+from .openai_api_help import eventually, sent
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 WEATHER: Any = {
@@ -62,14 +63,6 @@ def llm(live: LiveServer) -> Iterator[ScriptedLlm]:
 
 def says(*items: LlmDelta | float | Exception) -> Script:
     return lambda request: items
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """Wait until it is; the test fails if it never is."""
-    ends = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < ends, "it never happened"
-        time.sleep(0.01)
 
 
 def refused(error: openai.APIStatusError) -> tuple[int, str | None, str | None]:
@@ -419,8 +412,8 @@ def test_a_client_that_leaves_before_the_first_token_stops_the_model(
 ) -> None:
     llm.script = silent
     body = {"model": "scripted", "messages": HELLO, "stream": stream}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{live.http}/v1/chat/completions", json=body, timeout=httpx.Timeout(5, read=0.2))
+    with sent(live, "/v1/chat/completions", json=body):
+        eventually(lambda: bool(llm.requests))
     eventually(lambda: llm.closed == 1)
 
 

@@ -23,6 +23,8 @@ from rejoinder_adapters.openai_api.models import agent_of
 from rejoinder_adapters.openai_api.streaming import Events, Started, event, failure, start, unless_gone
 
 Json = dict[str, Any]
+MAX_BODY = 4 * 1024 * 1024
+"""Bytes of a request: the longest contexts of today, and decoded without holding up the event loop."""
 
 
 def untold(kind: str, provider: str, to: str, cause: str) -> None:
@@ -32,7 +34,7 @@ def untold(kind: str, provider: str, to: str, cause: str) -> None:
 def make_route(runtime: Runtime, breaker: Breaker) -> HTTPRouteHandler:
     """The route; `breaker` knows which providers fail at the moment."""
 
-    @post("/chat/completions", status_code=200)
+    @post("/chat/completions", status_code=200, request_max_body_size=MAX_BODY)
     async def create_chat_completion(request: Request[Any, Any, Any], data: JSONBody[ChatRequest]) -> ASGIApp:
         """Answer a conversation as an agent; the messages are all it knows of it."""
         data.check()

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp
 
 from rejoinder.app import Runtime
 from rejoinder.errors import ProviderError
+from rejoinder.providers import TtsDelta, TtsProvider
 from rejoinder.stages.chain import Breaker
 from rejoinder.stages.chunker import Chunker
 from rejoinder.stages.voice import Voice
@@ -23,12 +24,14 @@ from rejoinder_adapters.openai_api.chat_routes import untold
 from rejoinder_adapters.openai_api.codecs import FORMATS, SPEECH_RATE, change_speed, encode, need_codecs
 from rejoinder_adapters.openai_api.errors import bad
 from rejoinder_adapters.openai_api.models import Speaking, speaking
-from rejoinder_adapters.openai_api.streaming import ByteStream, Events, Started, event, failure, start
+from rejoinder_adapters.openai_api.streaming import ByteStream, Events, event, failure, start
 
 STOCK_VOICES = frozenset(
     ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
 )
 """OpenAI's own voices, which clients have built in: a provider that lacks one speaks with the agent's voice."""
+MAX_BODY = 1024 * 1024
+"""Bytes of a request; `limits.text_chars` is refused politely."""
 _FED = 400
 """Characters that the chunker is given at once: it searches all that it holds, again and again."""
 
@@ -76,40 +79,22 @@ class SpeechRequest(msgspec.Struct):
 
 def make_routes(runtime: Runtime, breaker: Breaker) -> list[HTTPRouteHandler]:
     """The route; `breaker` knows which providers fail at the moment."""
-    voices: dict[tuple[str, str], bool] = {}
-    """Whether a chain, by its first provider, has a voice; of those that it lacks only OpenAI's are remembered."""
 
-    async def begin(request: Request[Any, Any, Any], data: SpeechRequest, speaker: Speaking) -> Started[bytes]:
-        def voice(name: str | None, known: Breaker | None) -> Voice:
-            return Voice(
-                speaker.tts,
-                voice=name,
-                language=speaker.agent.language,
-                rate=SPEECH_RATE,
-                chunk_ms=runtime.settings.limits.chunk_ms,
-                deadlines=speaker.agent.deadlines,
-                switched=untold,
-                breaker=known,
-            )
+    def voice_of(speaker: Speaking, wanted: str | None) -> Voice:
+        stock = wanted in STOCK_VOICES
+        return Voice(
+            {name: _OrOwn(tts, speaker.voice) for name, tts in speaker.tts.items()} if stock else speaker.tts,
+            voice=wanted or speaker.voice,
+            language=speaker.agent.language,
+            rate=SPEECH_RATE,
+            chunk_ms=runtime.settings.limits.chunk_ms,
+            deadlines=speaker.agent.deadlines,
+            switched=untold,
+            # That there is no such voice is no fault of the provider.
+            breaker=breaker if stock or wanted is None else None,
+        )
 
-        wanted, first = data.wanted_voice(), next(iter(speaker.tts))
-        if wanted is None or voices.get((first, wanted)) is False:
-            return await start(request, _speech(data.input, voice(speaker.voice, breaker)))
-        # A voice that is unknown is no fault of the provider, so the breaker does not learn of the first try.
-        known = breaker if (first, wanted) in voices else None
-        try:
-            started = await start(request, _speech(data.input, voice(wanted, known)))
-        except ProviderError as error:
-            if error.code != "unknown_voice":
-                raise
-            if wanted not in STOCK_VOICES:
-                raise bad("voice", f"{error.message} {error.fix or ''}".rstrip(), "unknown_voice") from None
-            voices[first, wanted] = False
-            return await begin(request, data, speaker)
-        voices[first, wanted] = True
-        return started
-
-    @post("/audio/speech", status_code=200)
+    @post("/audio/speech", status_code=200, request_max_body_size=MAX_BODY)
     async def create_speech(request: Request[Any, Any, Any], data: JSONBody[SpeechRequest]) -> ASGIApp:
         """Speak a text as an agent or a TTS provider does."""
         data.check(runtime.settings.limits.text_chars)
@@ -119,7 +104,12 @@ def make_routes(runtime: Runtime, breaker: Breaker) -> list[HTTPRouteHandler]:
         if data.rate() != 1.0:
             await need_codecs("speed", "Another speed than 1.0", "Leave speed out")
         speaker = await speaking(runtime, data.model)
-        started = await begin(request, data, speaker)
+        try:
+            started = await start(request, _speech(data.input, voice_of(speaker, data.wanted_voice())))
+        except ProviderError as error:
+            if error.code != "unknown_voice":
+                raise
+            raise bad("voice", f"{error.message} {error.fix or ''}".rstrip(), "unknown_voice") from None
         if started.empty:
             await started.aclose()
             raise bad("input", "input holds nothing to say.")
@@ -129,6 +119,36 @@ def make_routes(runtime: Runtime, breaker: Breaker) -> list[HTTPRouteHandler]:
         return ByteStream(audio, started, wanted.media_type)
 
     return [create_speech]
+
+
+class _OrOwn:
+    """A TTS provider that speaks with the agent's `own` voice where it lacks the one asked for."""
+
+    def __init__(self, tts: TtsProvider, own: str | None) -> None:
+        self._tts = tts
+        self._own = own
+        self.sample_rate = tts.sample_rate
+
+    async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+        begun = False
+        try:
+            async with aclosing(self._tts.stream(text, voice=voice, language=language)) as items:
+                async for item in items:
+                    begun = True
+                    yield item
+            return
+        except ProviderError as error:
+            if begun or error.code != "unknown_voice":
+                raise
+        async with aclosing(self._tts.stream(text, voice=self._own, language=language)) as items:
+            async for item in items:
+                yield item
+
+    async def warm_up(self) -> None:
+        """It is warm."""
+
+    async def close(self) -> None:
+        """Its maker closes it."""
 
 
 async def _speech(text: str, voice: Voice) -> AsyncGenerator[bytes, None]:

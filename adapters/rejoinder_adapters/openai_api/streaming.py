@@ -150,6 +150,8 @@ async def _first_of(working: asyncio.Task[Any], receive: Receive) -> bool:
         working.cancel()
         gone.cancel()
         await asyncio.wait({working, gone})
+        if not working.cancelled():
+            working.exception()  # seen: where it matters it is raised again
 
 
 async def _disconnected(receive: Receive) -> None:

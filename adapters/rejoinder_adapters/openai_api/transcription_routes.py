@@ -67,6 +67,9 @@ def make_routes(runtime: Runtime, breaker: Breaker) -> list[HTTPRouteHandler]:
 
 
 async def _wanted(request: Request[Any, Any, Any]) -> Wanted:
+    missing = bad("file", "Send the audio as the file `file` of a multipart/form-data request.", "missing_file")
+    if request.content_type[0] != "multipart/form-data":
+        raise missing
     try:
         form = await request.form()
     except (UnicodeDecodeError, LookupError):
@@ -75,7 +78,7 @@ async def _wanted(request: Request[Any, Any, Any]) -> Wanted:
     files = [value for value in form.values() if isinstance(value, UploadFile)]
     try:
         if not isinstance(upload, UploadFile):
-            raise bad("file", "Send the audio as the file `file` of a multipart/form-data request.", "missing_file")
+            raise missing
         data = await upload.read()
     finally:
         for file in files:
