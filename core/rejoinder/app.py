@@ -13,7 +13,7 @@ from typing import Any, cast
 from rejoinder.audio import Rates
 from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.bus import Observer
-from rejoinder.catalog import Catalog
+from rejoinder.catalog import Catalog, NamedAgent
 from rejoinder.clock import Clock, SystemClock
 from rejoinder.errors import RejoinderError, SessionError, UnknownName
 from rejoinder.events import ServerEvent
@@ -81,6 +81,7 @@ class Runtime:
             observer=self._observer,
             straggler=self._adopt,
             on_ended=self._forget,
+            choose=self._choose,
             breaker=Breaker(now=self.clock.monotonic),
             phrases=PhraseCache(),
         )
@@ -188,8 +189,14 @@ class Runtime:
             interruption=found["interruption"],
             llm=found["llm"],
             tts=found["tts"],
-            tools=self.toolbox.choose(agent.tools),
+            tools={
+                name: tool.fit(agent) if tool.fit else tool for name, tool in self.toolbox.choose(agent.tools).items()
+            },
         )
+
+    async def _choose(self, name: str) -> tuple[NamedAgent, Services]:
+        chosen = await self.catalog.get(name)
+        return chosen, await self.services(chosen.definition)
 
     def _check_agent(self, agent: Agent) -> None:
         """Raises UnknownName where `agent` names a provider or tool nobody registered."""

@@ -40,6 +40,14 @@ class SessionStarted(Event, tag="session.started"):
     resumed: bool = False
 
 
+class AgentChanged(Event, tag="agent.changed"):
+    """From now on `agent` answers, to whom the agent called `former` has transferred the conversation."""
+
+    agent: str
+    former: str
+    agent_version: int = 0
+
+
 class SessionEnded(Event, tag="session.ended"):
     """The last event of a session."""
 
@@ -254,6 +262,7 @@ class Error(Event, tag="error"):
 
 ServerEvent = (
     SessionStarted
+    | AgentChanged
     | SessionEnded
     | SpeechStarted
     | SpeechPaused

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rejoinder.bus import Observer
+from rejoinder.catalog import NamedAgent
 from rejoinder.clock import Clock
 from rejoinder.providers import (
     InterruptionJudge,
@@ -49,6 +50,8 @@ class Host:
     straggler: Callable[[asyncio.Task[Any]], None]
     on_ended: Callable[[Any], None]
     """Told of the session that has ended."""
+    choose: Callable[[str], Awaitable[tuple[NamedAgent, Services]]]
+    """The agent of that name and what it works with, ready to use; raises RejoinderError."""
     breaker: Breaker | None = None
     """Which providers fail at the moment, for all sessions."""
     phrases: PhraseCache | None = None

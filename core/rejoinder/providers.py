@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from rejoinder.errors import ToolError
+
 Kind = Literal["vad", "stt", "turn", "interruption", "llm", "tts"]
 KINDS: tuple[Kind, ...] = ("vad", "stt", "turn", "interruption", "llm", "tts")
 
@@ -310,6 +312,10 @@ def _nowhere(message: str, fraction: float | None) -> None:
     """Where nobody wants to know how far a call is."""
 
 
+async def _nobody(agent: str) -> str:
+    raise ToolError("There is nobody to transfer to here.")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool may know and do in the session that called it.
@@ -326,6 +332,11 @@ class ToolContext:
     """The id of this call, as in `tool.called`."""
     settings: Any = None
     """The tool's own settings: an instance of `Tool.settings`."""
+    transfer: Callable[[str], Awaitable[str]] = _nobody
+    """Lets the agent of that name answer from the end of this reply on; returns what the model is told.
+
+    Raises ToolError: the current agent may not hand over to that one.
+    """
     told: Callable[[str, float | None], None] = _nowhere
     """Told what `progress` is told."""
 
@@ -361,6 +372,8 @@ class Tool:
     """The model is told this much of a result."""
     settings: type[msgspec.Struct] = NoSettings
     """The schema of its settings, `[plugins.NAME]` with its own name; it finds them in `ToolContext.settings`."""
+    fit: Callable[[Any], Tool] | None = None
+    """Gives the tool as it is for one agent (a `rejoinder.settings.Agent`), with fewer choices in `parameters`, say."""
     configured: msgspec.Struct | None = None
     """Its settings as they are in this process (filled in by the runtime); None: all defaults."""
 

@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
+from rejoinder.answerer import Answerer, Place
 from rejoinder.audience import Audience
 from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
 from rejoinder.bus import Bus, Observer
 from rejoinder.catalog import NamedAgent
 from rejoinder.channel import Channel
-from rejoinder.errors import ProtocolError, RejoinderError, SessionError
+from rejoinder.errors import ProtocolError, RejoinderError, SessionError, ToolError
 from rejoinder.events import (
+    AgentChanged,
     ClientCommand,
     Configure,
     Dtmf,
@@ -44,15 +46,15 @@ from rejoinder.link import LinkReceiver
 from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
 from rejoinder.providers import ToolContext
-from rejoinder.stages.brain import Brain
-from rejoinder.stages.chain import LlmChain, SttChain
+from rejoinder.settings import Agent
+from rejoinder.stages.chain import SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
 from rejoinder.stages.playout import Playout
 from rejoinder.stages.voice import Voice
-from rejoinder.turn import Stage, TurnScope
+from rejoinder.turn import TurnScope
 from rejoinder.turns import signals as turns
-from rejoinder.turns.machine import PHRASES, TurnMachine
+from rejoinder.turns.machine import TurnMachine
 
 log = logging.getLogger(__name__)
 _SEE_LOG = "The server's log has the traceback."
@@ -79,8 +81,7 @@ class Session:
         greet: bool = True,
     ) -> None:
         self.id = session_id
-        self.chosen = chosen
-        self.agent = agent = chosen.definition
+        agent = chosen.definition
         self._greeting = agent.greeting if greet else ""
         self.rates = rates
         self.ended_reason: str | None = None
@@ -90,32 +91,33 @@ class Session:
         self.bus = Bus(session_id, host.clock)
         self.bus.subscribe(host.observer(session_id))
         advice = services.vad.advice
+        self._vad = agent.vad
         self._machine = TurnMachine(agent.turns, advice.end_silence_ms)
         self._inbox: Channel[turns.Input] = Channel(host.limits.inbox)
-        self._voice = Voice(
-            services.tts,
-            voice=agent.voice,
-            language=agent.language,
-            rate=rates.output,
-            chunk_ms=host.limits.chunk_ms,
-            deadlines=agent.deadlines,
-            switched=self._switched,
-            breaker=host.breaker,
-            phrases=host.phrases,
-        )
         self._playout = Playout(
             rates.output, host.limits, host.clock, host.pacer, self._deliver, self._first_sent, self._drained
         )
         self.journal = Journal(keep=agent.history_messages)
-        self._brain = Brain(
-            agent,
-            LlmChain(services.llm, agent.deadlines, self._switched, host.breaker),
-            services.tools,
-            self.journal,
-            ToolContext(session_id, self._last_metrics, lambda reason: self.end(reason, after_reply=True)),
-            self._spawn,
-            self._publish,
+        self._place = Place(
+            host=host,
+            journal=self.journal,
+            playout=self._playout,
+            context=ToolContext(
+                session_id,
+                self._last_metrics,
+                lambda reason: self.end(reason, after_reply=True),
+                transfer=self._transfer,
+            ),
+            spawn=self._spawn,
+            publish=self._publish,
+            post=self._post,
+            switched=self._switched,
+            providers=self._used,
+            rate=rates.output,
         )
+        self._answerer = Answerer(chosen, services, self._place)
+        self._next: Answerer | None = None
+        """Who answers from the end of the current reply on."""
         self._ear = Ear(
             agent,
             services.vad,
@@ -131,18 +133,6 @@ class Session:
             failed=self._not_understood,
             spawn=self._spawn,
             straggler=host.straggler,
-        )
-        self._stage = Stage(
-            clock=host.clock,
-            limits=host.limits,
-            journal=self.journal,
-            brain=self._brain,
-            playout=self._playout,
-            publish=self._publish,
-            post=self._post,
-            straggler=host.straggler,
-            providers=self._used,
-            speculation_tokens=agent.turns.speculation_tokens,
         )
         self._scope: TurnScope | None = None
         self._settling: TurnScope | None = None
@@ -163,6 +153,16 @@ class Session:
         self._speaker: LocalLink | None = None
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def chosen(self) -> NamedAgent:
+        """Who answers now."""
+        return self._answerer.chosen
+
+    @property
+    def agent(self) -> Agent:
+        """The definition of who answers now."""
+        return self._answerer.agent
 
     # -- life
 
@@ -228,10 +228,8 @@ class Session:
         """Have ready what is said when something fails: by then there may be no voice to say it."""
         if self._keeping is not None or self._host.phrases is None or not self._audience.hears:
             return
-        policy = self.agent.turns
-        nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
-        phrases = (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges)
-        self._keeping = self._spawn(self._voice.keep(filter(None, phrases)), f"phrases of {self.id}")
+        answerer = self._answerer
+        self._keeping = self._spawn(answerer.voice.keep(answerer.phrases()), f"phrases of {self.id}")
 
     async def _control(self) -> str:
         """Read the inbox until the session is to end; the reason why.
@@ -269,6 +267,8 @@ class Session:
             if isinstance(command, turns.End):
                 return command.reason
             await self._execute(command)
+        if self._next is not None and self._scope is None:
+            self._hand_over(greet=True)
         return None
 
     async def _free(self, reason: str) -> None:
@@ -364,8 +364,8 @@ class Session:
 
     def _started(self, rates: Rates) -> SessionStarted:
         return SessionStarted(
-            agent=self.chosen.name,
-            agent_version=self.chosen.version or 0,
+            agent=self._answerer.chosen.name,
+            agent_version=self._answerer.chosen.version or 0,
             input_rate=rates.input,
             output_rate=rates.output,
         )
@@ -579,7 +579,7 @@ class Session:
                 self._tally.nudges += purpose == "nudge"
                 entry = self.journal.propose(self._turn_id(turn), new_id("rep"), None)
                 timer = TurnTimer(self._clock.monotonic())
-                self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), text)
+                self._scope = TurnScope(self._answerer.stage, epoch, entry, timer, self._audible(), text)
                 self._scope.commit(speculated=False)
             case turns.TellTimeout(what):
                 self._tally.timeouts[what] += 1
@@ -625,12 +625,16 @@ class Session:
         if spoken:
             timer.mark("transcript", self._ear.understood_at)
         self._settle()
+        if self._next is not None:
+            self._hand_over(greet=False)
         if self._prefilling is not None:
             self._prefilling.cancel()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
         discarded, self._discarded = self._discarded, 0
         since = self._ear.asked_at if spoken else self._wrote_at
-        self._scope = TurnScope(self._stage, epoch, entry, timer, self._audible(), since=since, discarded=discarded)
+        self._scope = TurnScope(
+            self._answerer.stage, epoch, entry, timer, self._audible(), since=since, discarded=discarded
+        )
 
     def _commit(self, turn: int, speculated: bool) -> None:
         scope = self._scope
@@ -660,6 +664,33 @@ class Session:
         scope, self._settling = self._settling, None
         if scope is not None:
             scope.settle()
+
+    async def _transfer(self, name: str) -> str:
+        """A tool wants the agent called `name` to answer from the end of this reply on; what the model is told.
+
+        Raises:
+            ToolError: this agent may not hand over to that one, or that one cannot answer.
+        """
+        allowed = self.agent.transfers
+        if name not in allowed:
+            raise ToolError(f"You cannot transfer to {name[:80]!r}. You can to: {', '.join(allowed) or 'nobody'}.")
+        try:
+            chosen, services = await self._host.choose(name)
+        except RejoinderError as error:
+            log.warning("%s cannot be transferred to %s: %s", self.id, name, error.explain())
+            raise ToolError(f"{name} cannot take over now.") from None
+        self._next = Answerer(chosen, services, self._place)
+        return f"{name} takes over when this answer is over. Say so in a few words."
+
+    def _hand_over(self, *, greet: bool) -> None:
+        """From now on the next one answers; it listens with the ears of the first one."""
+        assert self._next is not None
+        former, self._answerer, self._next = self._answerer, self._next, None
+        self._keeping = None
+        chosen = self._answerer.chosen
+        self._publish(AgentChanged(agent=chosen.name, agent_version=chosen.version or 0, former=former.chosen.name))
+        if greet and chosen.definition.greeting:
+            self._post(turns.SayAsked(chosen.definition.greeting))
 
     def _tell_interruption(self, told: turns.TellInterruption) -> None:
         if self._scope is None:
@@ -733,7 +764,7 @@ class Session:
         """Let the LLM read what the user has said so far; the newest text counts."""
         if self._prefilling is not None:
             self._prefilling.cancel()
-        self._prefilling = self._spawn(self._brain.prefill(text), f"prefill for {self.id}")
+        self._prefilling = self._spawn(self._answerer.brain.prefill(text), f"prefill for {self.id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run `work` beside the conversation; what it raises is logged, and hurts nobody."""
@@ -759,14 +790,14 @@ class Session:
     def _used(self) -> dict[str, str]:
         """Which providers answered last."""
         return {
-            "vad": self.agent.vad,
+            "vad": self._vad,
             "stt": self._ear.provider,
-            "llm": self._brain.llm.used,
-            "tts": self._voice.used,
+            "llm": self._answerer.brain.llm.used,
+            "tts": self._answerer.voice.used,
         }
 
     def _audible(self) -> Voice | None:
-        return self._voice if self._audience.hears else None
+        return self._answerer.voice if self._audience.hears else None
 
     def _deliver(self, pcm: bytes, last: bool) -> None:
         self._audience.deliver(pcm, last)

@@ -135,6 +135,7 @@ class Agent(_Section):
     voice: str | None = None
     language: str = "en"
     tools: tuple[str, ...] = ("clock", "calculator", "last_latency", "end_call")
+    transfers: tuple[str, ...] = Field((), description="Agents to whom the tool `transfer` may hand over.")
     max_tokens: int = Field(300, ge=1)
     temperature: float = Field(0.3, ge=0)
     history_messages: int = Field(40, ge=2, description="The newest messages that the LLM is sent.")

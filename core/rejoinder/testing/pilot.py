@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from rejoinder.audio import FRAME_MS, Rates, byte_count
 from rejoinder.catalog import NamedAgent
 from rejoinder.clock import LoopClock
+from rejoinder.errors import UnknownName
 from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
 from rejoinder.host import Host, Services
 from rejoinder.local import LocalLink
@@ -182,10 +184,12 @@ async def pilot(
     audio: bool = True,
     reports: bool = False,
     observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
+    others: Mapping[str, tuple[Agent, ScriptedLlm]] | None = None,
 ) -> AsyncIterator[SessionPilot]:
     """A running session on scripted providers and its pilot; closed at the end, with nothing left behind.
 
-    `fallback` is the LLM that is asked when `llm` fails or is late.
+    `fallback` is the LLM that is asked when `llm` fails or is late. `others` are agents, with their LLMs, to whom the
+    session may be transferred.
     """
     tts = tts or ScriptedTts()
     client = SessionPilot(rate=tts.sample_rate, reports=reports)
@@ -199,6 +203,13 @@ async def pilot(
         tts={"scripted": client.tts},
         tools={tool.name: tool for tool in tools},
     )
+
+    async def choose(name: str) -> tuple[NamedAgent, Services]:
+        if name not in (others or {}):
+            raise UnknownName("agent", name, others or {})
+        other, brain = (others or {})[name]
+        return NamedAgent(name, other.model_copy(update=names)), replace(services, llm={"scripted": brain})
+
     pacer = Pacer()
     stragglers: list[asyncio.Task[Any]] = []
     host = Host(
@@ -208,6 +219,7 @@ async def pilot(
         observer=lambda session_id: observer,
         straggler=stragglers.append,
         on_ended=lambda session: None,
+        choose=choose,
     )
     before = asyncio.all_tasks()
     names = {

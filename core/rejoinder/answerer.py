@@ -1,0 +1,86 @@
+"""Who answers in a session: an agent with its brain, its voice and what each of its replies works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rejoinder.catalog import NamedAgent
+from rejoinder.events import ServerEvent
+from rejoinder.host import Host, Services
+from rejoinder.journal import Journal
+from rejoinder.providers import ToolContext
+from rejoinder.stages.brain import Brain
+from rejoinder.stages.chain import LlmChain
+from rejoinder.stages.playout import Playout
+from rejoinder.stages.voice import Voice
+from rejoinder.tools import Spawn
+from rejoinder.turn import Stage
+from rejoinder.turns.machine import PHRASES
+from rejoinder.turns.signals import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a session gives to whoever answers in it."""
+
+    host: Host
+    journal: Journal
+    playout: Playout
+    context: ToolContext
+    spawn: Spawn
+    publish: Callable[[ServerEvent], None]
+    post: Callable[[Input], None]
+    switched: Callable[[str, str, str, str], None]
+    """Told of a provider that failed: kind, name, the next one, why."""
+    providers: Callable[[], dict[str, str]]
+    """Which ones answered last, by kind."""
+    rate: int
+    """Hz of the replies."""
+
+
+class Answerer:
+    """An agent at work at a `place`."""
+
+    def __init__(self, chosen: NamedAgent, services: Services, place: Place) -> None:
+        agent, host = chosen.definition, place.host
+        self.chosen = chosen
+        self.agent = agent
+        self.voice = Voice(
+            services.tts,
+            voice=agent.voice,
+            language=agent.language,
+            rate=place.rate,
+            chunk_ms=host.limits.chunk_ms,
+            deadlines=agent.deadlines,
+            switched=place.switched,
+            breaker=host.breaker,
+            phrases=host.phrases,
+        )
+        self.brain = Brain(
+            agent,
+            LlmChain(services.llm, agent.deadlines, place.switched, host.breaker),
+            services.tools,
+            place.journal,
+            place.context,
+            place.spawn,
+            place.publish,
+        )
+        self.stage = Stage(
+            clock=host.clock,
+            limits=host.limits,
+            journal=place.journal,
+            brain=self.brain,
+            playout=place.playout,
+            publish=place.publish,
+            post=place.post,
+            straggler=host.straggler,
+            providers=place.providers,
+            speculation_tokens=agent.turns.speculation_tokens,
+        )
+
+    def phrases(self) -> Iterable[str]:
+        """What it says when something fails or takes long, and when nobody says anything."""
+        policy = self.agent.turns
+        nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
+        return filter(None, (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges))
