@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import Any
 
@@ -18,10 +19,12 @@ from rejoinder.ids import new_id
 Connection = ASGIConnection[Any, Any, Any, Any]
 _PRINCIPAL = "rejoinder.principal"
 _RATE = "rejoinder.rate"
+_REQUEST_ID = "rejoinder.request_id"
 _SCHEME = "bearer "
 CREDENTIALS = ("ticket", "access_token")
 """Where a credential may stand in a query."""
 _MOST_CALLERS = 10_000
+_FIT_TO_ECHO = re.compile(rb"[!-~]{1,128}")
 
 
 class RateLimiter:
@@ -46,14 +49,25 @@ class RateLimiter:
         return allowed, int(left), math.ceil((self.per_minute - left) / rate)
 
 
-def needs(scope: Scope) -> Guard:
-    """A guard that lets those through who may do what `scope` covers, in the session that the path names."""
+class Needs:
+    """A guard that lets those through who may do what `scope` covers, in the session that the path names.
 
-    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    None: whoever is known here. The OpenAPI document tells of it.
+    """
+
+    def __init__(self, scope: Scope | None) -> None:
+        self.scope = scope
+
+    async def __call__(self, connection: Connection, handler: BaseRouteHandler) -> None:
+        """Refuse the others."""
         principal = await principal_of(connection)
-        principal.check(scope, connection.path_params.get("session_id"))
+        if self.scope is not None:
+            principal.check(self.scope, connection.path_params.get("session_id"))
 
-    return guard
+
+def needs(scope: Scope | None) -> Guard:
+    """A guard for a route; see `Needs`."""
+    return Needs(scope)
 
 
 async def principal_of(connection: Connection) -> Principal:
@@ -125,11 +139,19 @@ def _count(connection: Connection, caller: str) -> None:
         )
 
 
+def request_id_of(scope: Any) -> str:
+    """The id of the request in `scope`: its header `X-Request-Id` if that is of use, else one made here."""
+    if (known := scope.get(_REQUEST_ID)) is None:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        known = given.decode() if _FIT_TO_ECHO.fullmatch(given) else new_id("req")
+        scope[_REQUEST_ID] = known
+    return str(known)
+
+
 async def add_headers(message: Any, scope: Any) -> None:
     """A `before_send` hook: the headers that every answer has."""
     if message["type"] != "http.response.start":
         return
     headers = [(b"x-content-type-options", b"nosniff"), *scope.get(_RATE, ())]
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    headers.append((b"x-request-id", given if 0 < len(given) <= 128 else new_id("req").encode()))
+    headers.append((b"x-request-id", request_id_of(scope).encode()))
     message["headers"] = [*message.get("headers", ()), *headers]

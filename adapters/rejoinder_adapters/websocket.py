@@ -20,7 +20,7 @@ from rejoinder.events import Configure, Error, Ping, Playback, Pong, ServerEvent
 from rejoinder.hookspecs import hookimpl
 from rejoinder.link import SessionLink
 from rejoinder.session import Session
-from rejoinder_adapters.problems import status_of
+from rejoinder_adapters.problems import MEDIA_TYPE, Problem, of_error, problem
 from rejoinder_adapters.security import CREDENTIALS, principal_of
 from rejoinder_adapters.sessions import live_session
 from rejoinder_adapters.wire import EXTENSION, WireProtocol
@@ -168,15 +168,14 @@ class Connection:
 async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str | None) -> None:
     """The life of one client socket; `session_id` None gives it a session of its own."""
     if (origin := socket.headers.get("origin")) and not _is_allowed(origin, socket.headers.get("host", ""), runtime):
-        await _refuse(
-            socket, 403, "bad_origin", f"The origin {origin!r} may not connect.", "Add it to allowed_origins."
-        )
+        message = f"The origin {origin!r} may not connect."
+        await _refuse(socket, problem(socket, 403, "bad_origin", message, "Add it to allowed_origins."))
         return
     wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
     if not isinstance(wire, WireProtocol):
         message = "This server does not speak the voice wire."
         fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
-        await _refuse(socket, 501, "wrong_server", message, fix)
+        await _refuse(socket, problem(socket, 501, "wrong_server", message, fix))
         return
     try:
         principal = await principal_of(socket)
@@ -184,7 +183,7 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         if not may_talk:
             principal.check("talk" if session_id is None else "read", session_id)
     except RejoinderError as refusal:
-        await _refuse(socket, status_of(refusal), refusal.code, refusal.message, refusal.fix or "")
+        await _refuse(socket, of_error(socket, refusal))
         return
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -295,14 +294,15 @@ def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
         return False
 
 
-async def _refuse(socket: WebSocket[Any, Any, Any], status: int, code: str, message: str, fix: str) -> None:
+async def _refuse(socket: WebSocket[Any, Any, Any], told: Problem) -> None:
     """Answer the upgrade with a plain HTTP error and a problem document (RFC 9457)."""
     send: Send = socket.send
     await socket.receive()
-    problem = {"type": "about:blank", "title": message, "status": status, "code": code, "fix": fix}
-    headers = [(b"content-type", b"application/problem+json")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    body = msgspec.json.encode(problem)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", told.request_id.encode())]
+    if told.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "websocket.http.response.start", "status": told.status, "headers": headers})
+    body = msgspec.json.encode(told)
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
     wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
     if isinstance(wire, WireProtocol):

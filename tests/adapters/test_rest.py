@@ -310,12 +310,12 @@ def test_what_happened_in_a_session_is_told_while_it_is_live_and_afterwards(serv
         ("POST", "/v1/sessions/ses_none/interrupt", None, 404, "unknown_session", "ses_none"),
         ("POST", "/v1/sessions/ses_none/say", b'{"text": "Hello."}', 404, "unknown_session", "ses_none"),
         ("POST", "/v1/sessions/ses_none/say", b'{"words": "Hello."}', 400, "bad_request", "words"),
-        ("POST", "/v1/sessions/ses_none/say", None, 400, "bad_request", ""),
+        ("POST", "/v1/sessions/ses_none/say", None, 400, "bad_request", "body"),
         ("GET", "/v1/rooms/room_none", None, 404, "unknown_room", "room_none"),
         ("GET", "/v1/nothing", None, 404, "not_found", ""),
         ("DELETE", "/v1/rooms", None, 405, "method_not_allowed", ""),
         ("POST", "/v1/rooms", b'{"agent": "scriptd"}', 422, "unknown_agent", "'scripted'"),
-        ("POST", "/v1/rooms", b'{"agent": ', 400, "bad_request", ""),
+        ("POST", "/v1/rooms", b'{"agent": ', 400, "bad_json", "truncated"),
         ("POST", "/v1/rooms", b'{"agent": 5}', 400, "bad_request", "agent"),
         ("POST", "/v1/rooms", b'{"agnet": "scripted"}', 400, "bad_request", "agnet"),
         ("GET", "/v1/sessions?limit=0", None, 400, "bad_request", "limit"),
@@ -333,7 +333,10 @@ def test_wrong_requests_get_a_problem_document(
     problem = answer.json()
     assert (problem["status"], problem["code"]) == (status, code)
     assert problem["title"]
-    assert words in problem["title"]
+    assert words in problem["detail"]
+    assert problem["type"] == f"/docs/problems#{code}"
+    assert problem["instance"] == path.partition("?")[0]
+    assert problem["request_id"] == answer.headers["x-request-id"]
 
 
 def test_a_defect_is_a_problem_document_without_a_traceback(

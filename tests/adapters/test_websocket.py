@@ -489,7 +489,8 @@ def test_foreign_pages_may_not_connect(server: LiveServer, origin: str) -> None:
     problem = json.loads(body)
     assert (problem["status"], problem["code"]) == (403, "bad_origin")
     assert "allowed_origins" in problem["fix"]
-    assert origin in problem["title"]
+    assert origin in problem["detail"]
+    assert (problem["type"], problem["instance"]) == ("/docs/problems#bad_origin", "/ws/audio")
 
 
 def test_own_and_listed_pages_may_connect(serve: Serve) -> None:

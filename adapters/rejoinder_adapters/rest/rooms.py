@@ -106,7 +106,7 @@ def routes(runtime: Runtime) -> list[Any]:
         await _check(request, wanted)
         return _joined(await _record(room_id), request, wanted)
 
-    @post("/v1/tickets")
+    @post("/v1/tickets", guards=[needs(None)])
     async def create_ticket(request: Asked) -> Ticket:
         """Make a ticket: it does once what this request's key or token does."""
         return Ticket(*gate.ticket(await principal_of(request)))

@@ -1,0 +1,97 @@
+"""The kinds of problems that a request can meet: for each code its HTTP status, its title and what it means."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ProblemType(NamedTuple):
+    """A kind of problem; `title` is the same each time, `meaning` says when it happens and what to do."""
+
+    status: int
+    title: str
+    meaning: str
+
+
+TYPES: dict[str, ProblemType] = {
+    # The request itself.
+    "bad_request": ProblemType(
+        400,
+        "The request is wrong",
+        "A parameter or a field is missing, unknown or of the wrong kind; `errors` names it.",
+    ),
+    "bad_json": ProblemType(
+        400, "The body is not JSON", "The body cannot be read as JSON; `detail` says where it breaks."
+    ),
+    "bad_message": ProblemType(400, "The request cannot be taken", "What was asked for does not fit together."),
+    "bad_event_id": ProblemType(
+        400, "Not the number of an event", "`Last-Event-ID` (or `after`) must be the id of the last event that arrived."
+    ),
+    "bad_agent_name": ProblemType(
+        400, "Not a name for an agent", "Names have 1 to 64 lower-case letters, digits, - and _."
+    ),
+    "unknown_scope": ProblemType(
+        400, "No such scope", "An API key has scopes that the server knows, and at least one."
+    ),
+    "empty_text": ProblemType(400, "The text is empty", "There must be something to say: at least one word."),
+    "text_too_long": ProblemType(400, "The text is too long", "Texts are bounded by the server's `limits.text_chars`."),
+    "not_found": ProblemType(404, "No such address", "No route has this path; /openapi.json lists them."),
+    "method_not_allowed": ProblemType(
+        405, "Not with this method", "The path is there; the header `Allow` has its methods."
+    ),
+    "too_large": ProblemType(413, "The body is too large", "The server reads no more than a bounded number of bytes."),
+    "unsupported_media_type": ProblemType(
+        415, "Not this media type", "Send the media type that the operation documents."
+    ),
+    # Who asks, and how often.
+    "unauthorized": ProblemType(
+        401, "Not known here", "The API key, room token or ticket is missing, wrong, used up, revoked or has expired."
+    ),
+    "forbidden": ProblemType(
+        403, "Not allowed", "The key lacks a scope, or the token's role or session does not cover this."
+    ),
+    "bad_origin": ProblemType(
+        403, "Not from this page", "The page that connects is not in the server's `allowed_origins`."
+    ),
+    "rate_limited": ProblemType(429, "Too many requests", "Wait as long as `Retry-After` says."),
+    "too_fast": ProblemType(
+        429, "Too much at once", "The session has not come round to what it was told before; wait."
+    ),
+    "too_many_tickets": ProblemType(
+        429, "Too many tickets", "Tickets that nobody uses expire soon; then there are new ones."
+    ),
+    # What the request is about.
+    "unknown_session": ProblemType(404, "No such session", "GET /v1/sessions lists them."),
+    "session_not_started": ProblemType(
+        404, "The session has not started", "Nobody has joined its room yet; it starts with the first who does."
+    ),
+    "session_over": ProblemType(409, "The session is over", "It can still be read; a new one can be talked in."),
+    "unknown_room": ProblemType(404, "No such room", "GET /v1/rooms lists them."),
+    "room_expired": ProblemType(
+        410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."
+    ),
+    "unknown_agent": ProblemType(422, "No such agent", "GET /v1/agents lists them."),
+    "invalid_agent": ProblemType(
+        422, "The definition is wrong", "`errors` names the fields of the agent that are wrong."
+    ),
+    "agent_fixed": ProblemType(
+        409, "Defined by the settings", "Such an agent is changed in the server's settings only."
+    ),
+    "version_mismatch": ProblemType(
+        412, "Changed meanwhile", "The agent has another version than `If-Match` says: read it again, then change it."
+    ),
+    "unknown_document": ProblemType(404, "No such document", "GET /v1/documents lists them."),
+    "bad_document": ProblemType(422, "The document cannot be taken", "It has no text, no title, or is too long."),
+    "unknown_key": ProblemType(404, "No such API key", "GET /v1/keys lists them."),
+    "unknown_webhook": ProblemType(404, "No such webhook", "GET /v1/webhooks lists them."),
+    # The server.
+    "internal": ProblemType(
+        500, "The server failed", "A defect: the server's log has what happened under `request_id`."
+    ),
+    "full": ProblemType(503, "The server is full", "It has as many live sessions as it takes (`limits.sessions`)."),
+    "draining": ProblemType(503, "The server is about to stop", "It takes no new sessions; another one will."),
+    "store_unavailable": ProblemType(503, "The database is not available", "Try again; /readyz tells when it is back."),
+    "missing_dependency": ProblemType(503, "A package is missing", "The agent needs a package that the server lacks."),
+    "missing_model": ProblemType(503, "A model is missing", "The agent needs a model that the server has not fetched."),
+    "provider_failed": ProblemType(503, "A provider failed", "The STT, LLM, TTS or VAD behind the agent did not work."),
+}
