@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := local,openai,mic,codecs,mcp,docs,bench
+EXTRAS := local,openai,mic,codecs,mcp,docs,postgres,bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: setup run test check bench clean

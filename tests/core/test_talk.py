@@ -504,8 +504,8 @@ def test_closing_does_not_wait_for_a_server_that_reads_no_more(
     opened: list[ClientConnection] = []
     connect = dial.open_socket
 
-    async def open_socket(url: str, timeout: float) -> ClientConnection:
-        opened.append(await connect(url, timeout))
+    async def open_socket(url: str, timeout: float, credential: str | None) -> ClientConnection:
+        opened.append(await connect(url, timeout, credential))
         return opened[0]
 
     monkeypatch.setattr(client_module, "open_socket", open_socket)
