@@ -50,7 +50,6 @@ def inspect_plugins(disabled: Collection[str] = ()) -> list[PluginReport]:
         plugins.add(entry.name, entry.load, distribution=distribution, version=version)
         offers = [f"{provider.kind}:{provider.name}" for provider in plugins.providers()]
         offers += [f"tool:{name}" for name in plugins.tools()]
-        offers += [f"tools of:{source.name}" for source in plugins.tool_sources()]
         offers += [f"tools:{source.name}" for source in plugins.tool_sources()]
         offers += [f"model:{name}" for name in plugins.models()]
         info = plugins.infos[entry.name]
