@@ -22,7 +22,7 @@ SENTENCES = "The train to the city leaves at seven in the morning. Please bring 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
     with own_server({}, inherit=False, core=None, realtime=False, ready_s=120) as server:
-        url = server.url.replace("ws://", "http://")
+        url = server.url.strip().replace("ws://", "http://")
         with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
             yield client
 
@@ -75,7 +75,7 @@ def test_the_small_model_answers_what_no_rule_knows(client: openai.OpenAI) -> No
 
 def test_a_server_that_stops_does_not_wait_for_streams(start: Start) -> None:
     server = start({"token_ms": 200, "repeat": 1000})
-    url = server.url.replace("ws://", "http://")
+    url = server.url.strip().replace("ws://", "http://")
     with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as own:
         chat = own.chat.completions.create(
             model="scripted", messages=[{"role": "user", "content": "hello"}], stream=True, max_tokens=100_000
