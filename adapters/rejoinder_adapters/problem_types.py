@@ -84,6 +84,31 @@ TYPES: dict[str, ProblemType] = {
     "bad_document": ProblemType(422, "The document cannot be taken", "It has no text, no title, or is too long."),
     "unknown_key": ProblemType(404, "No such API key", "GET /v1/keys lists them."),
     "unknown_webhook": ProblemType(404, "No such webhook", "GET /v1/webhooks lists them."),
+    "unknown_delivery": ProblemType(404, "No such delivery", "GET the webhook's deliveries lists them."),
+    "webhook_disabled": ProblemType(409, "The webhook is disabled", 'PATCH it with `{"enabled": true}` first.'),
+    "too_many_webhooks": ProblemType(409, "Too many webhooks", "Delete some; one can have many events."),
+    "bad_url": ProblemType(422, "Not an address", "It must begin with https:// or http:// and name a host."),
+    "unknown_host": ProblemType(422, "No such host", "The name in the address is not known here."),
+    "address_refused": ProblemType(
+        422, "Not to this address", "Private networks are reached with `webhooks.allow_private` only; some never are."
+    ),
+    # A request that comes twice.
+    "bad_idempotency_key": ProblemType(400, "Not an idempotency key", "It has 1 to 255 visible ASCII characters."),
+    "idempotency_unsupported": ProblemType(
+        400, "Not with an idempotency key", "The answer holds a secret, which is not kept; send it without the key."
+    ),
+    "idempotency_too_large": ProblemType(
+        413, "Too large for an idempotency key", "Such a request has at most 1 MiB; send it without the key."
+    ),
+    "idempotency_mismatch": ProblemType(
+        422, "The key is another request's", "Send a key again only with the same method, path, query and body."
+    ),
+    "idempotency_in_progress": ProblemType(
+        409, "Still being done", "The first request with this key is not answered yet; send it again in a moment."
+    ),
+    "idempotency_streamed": ProblemType(
+        409, "Done, and not kept", "The answer was a stream or too large; `detail` names its session, if any."
+    ),
     # The server.
     "internal": ProblemType(
         500, "The server failed", "A defect: the server's log has what happened under `request_id`."

@@ -17,7 +17,9 @@ from litestar.exceptions import HTTPException
 from rejoinder.app import Runtime
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder_adapters import problems
+from rejoinder_adapters.idempotency import idempotency
 from rejoinder_adapters.protocol import HttpProtocol
+from rejoinder_adapters.rest.metrics import count_streams
 from rejoinder_adapters.security import RateLimiter, add_headers
 from rejoinder_adapters.wire import WireProtocol
 
@@ -39,6 +41,7 @@ def create_app(runtime: Runtime) -> Litestar:
             Exception: problems.on_unknown_error,
         },
         state=State({"runtime": runtime, "rate_limiter": RateLimiter(settings.limits.requests_per_minute)}),
+        middleware=[count_streams(runtime), idempotency(runtime)],
         before_send=[add_headers],
         cors_config=_cors(settings.allowed_origins),
         openapi_config=None,
@@ -53,7 +56,9 @@ def _cors(origins: Sequence[str]) -> CORSConfig | None:
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-Id"],
-        expose_headers=["ETag", "Link", "Location", "RateLimit-Remaining", "Retry-After", "X-Request-Id"],
+        expose_headers=[
+            *("ETag", "Idempotency-Replayed", "Link", "Location", "RateLimit-Remaining", "Retry-After", "X-Request-Id")
+        ],
     )
 
 

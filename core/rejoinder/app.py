@@ -35,7 +35,9 @@ from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
+from rejoinder.telemetry import Telemetry
 from rejoinder.toolbox import Toolbox, read_section
+from rejoinder.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 TEXT_RATES = Rates(16_000, 24_000)
@@ -64,6 +66,12 @@ class Runtime:
         self.store = Store(settings.database_url, limits=settings.limits)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
         self.catalog = Catalog(settings, self.store, self._check_agent)
+        self.telemetry = Telemetry(
+            self.store, self.clock, sessions=lambda: len(self.sessions), tools=lambda: self.toolbox.tools().keys()
+        )
+        self.webhooks = Webhooks(
+            self.store, self.clock, private=settings.webhooks.allow_private, counted=self.telemetry.webhook
+        )
         self.sessions: dict[str, Session] = {}
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
@@ -97,6 +105,10 @@ class Runtime:
             self._progress("database")
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
+            await self.webhooks.open()
+            self._exit.push_async_callback(self.webhooks.close)
+            self.telemetry.start()
+            self._exit.push_async_callback(self.telemetry.close)
             self._exit.push_async_callback(self.end_sessions)
             await self.gate.open()
             agent = (await self.catalog.get()).definition
@@ -309,10 +321,12 @@ class Runtime:
             )
 
     def _observer(self, session_id: str) -> Observer:
-        recorder, plugins = self.store.recorder, self.plugins
+        recorder, webhooks, telemetry, plugins = self.store.recorder, self.webhooks, self.telemetry, self.plugins
 
         def observe(event: ServerEvent, data: bytes) -> None:
             recorder.on_event(session_id, event, data)
+            webhooks.on_event(event, data)
+            telemetry.on_event(session_id, event)
             plugins.observe(session_id, event)
 
         return observe

@@ -200,6 +200,15 @@ class Auth(_Section):
     ticket_ttl_s: int = Field(30, ge=1, le=300, description="A ticket can be used once within this time.")
 
 
+class WebhookOptions(_Section):
+    """Where webhooks may be."""
+
+    allow_private: bool = Field(
+        False,
+        description="Messages may be sent to this machine and to private networks (never to link-local addresses).",
+    )
+
+
 class Settings(BaseSettings):
     """All settings of one process."""
 
@@ -216,6 +225,7 @@ class Settings(BaseSettings):
     disabled_plugins: tuple[str, ...] = ()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    webhooks: WebhookOptions = WebhookOptions()
 
     @property
     def all_agents(self) -> dict[str, Agent]:
@@ -290,13 +300,22 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         raise ConfigError(f"The settings are wrong{where}: {problems}.", fix="Correct the keys named.") from None
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "agents": Agent,
+    "limits": Limits,
+    "turns": TurnPolicy,
+    "deadlines": Deadlines,
+    "auth": Auth,
+    "webhooks": WebhookOptions,
+}
+
+
 def _describe(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{path}: {problem['msg']}"
     model: Any = Settings
     for part in problem["loc"][:-1]:
-        sections = {"agents": Agent, "limits": Limits, "turns": TurnPolicy, "deadlines": Deadlines, "auth": Auth}
-        model = sections.get(str(part), model)
+        model = _SECTIONS.get(str(part), model)
     near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
     return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")

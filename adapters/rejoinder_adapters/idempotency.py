@@ -1,0 +1,292 @@
+"""A middleware for `Idempotency-Key`: a POST that comes twice is done once, and answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from litestar import Request
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Send
+from litestar.types import Scope as AsgiScope
+
+from rejoinder.app import Runtime
+from rejoinder.auth import Principal
+from rejoinder.errors import ProtocolError, SessionError, StoreError
+from rejoinder.store.idempotency import Answers, Kept
+from rejoinder_adapters.security import CREDENTIALS, principal_of
+
+log = logging.getLogger(__name__)
+LARGEST_REQUEST = 1 << 20
+"""A request with a key is read as a whole before it is done."""
+LARGEST_ANSWER = 256 << 10
+"""A longer answer is not kept."""
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_HEADERS = ("content-type", "location", "etag")
+"""Of an answer these are kept."""
+_SECRETS = re.compile(r"/v1/(keys|webhooks)(/[^/]+/rotate)?/?")
+"""Their answers hold a secret, which must not lie about for a day."""
+_NOT_FINAL = frozenset({401, 403, 408, 425, 429})
+"""Refusals that say nothing about the request itself."""
+_SESSION = re.compile(rb'"session_id":"([a-z]+_[0-9a-z]+)"')
+_BEAT_S = 20.0
+_STREAMED = "rejoinder-streamed"
+"""Marks, among the headers that are kept, an answer that was not; the value is the session's id, or empty."""
+
+
+def idempotency(runtime: Runtime) -> Any:
+    """The middleware for `runtime`'s routes."""
+    answers = Answers(runtime.store)
+
+    def middleware(app: ASGIApp) -> ASGIApp:
+        async def call(scope: AsgiScope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+                await app(scope, receive, send)
+                return
+            request = Request[Any, Any, Any](scope, receive)
+            if (given := request.headers.get("idempotency-key")) is None:
+                await app(scope, receive, send)
+                return
+            # Whoever is not known is refused here as they would be anywhere.
+            owner = _owner(await principal_of(request))
+            key = _checked(given, scope["path"])
+            body = await _body(receive)
+            fingerprint = _fingerprint(scope, body)
+            kept = await answers.take(owner, key, fingerprint)
+            if kept is not None:
+                await _replay(kept, fingerprint, send)
+                return
+            await _Attempt(answers, owner, key, send).run(app, scope, _again(body, receive))
+
+        return call
+
+    return middleware
+
+
+class _Attempt:
+    """A request that is done for the first time: what is sent in answer is kept before it is sent."""
+
+    def __init__(self, answers: Answers, owner: str, key: str, send: Send) -> None:
+        self._answers = answers
+        self._owner = owner
+        self._key = key
+        self._send = send
+        self._start: Message | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._passing = False
+        self._settled = False
+
+    async def run(self, app: ASGIApp, scope: AsgiScope, receive: Receive) -> None:
+        """Do it."""
+        try:
+            async with self._beating():
+                await app(scope, receive, self._take)
+        finally:
+            if not self._settled:
+                # Nothing was answered, or not to the end.
+                await asyncio.shield(self._forget())
+
+    async def _take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            if _header(message, b"content-type").startswith(b"text/event-stream"):
+                await self._pass_on(message)
+            return
+        if message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        if self._passing:
+            await self._passed(message)
+            return
+        self._chunks.append(message.get("body", b""))
+        self._size += len(self._chunks[-1])
+        if self._size > LARGEST_ANSWER:
+            await self._pass_on(self._start)
+            await self._passed({**message, "body": b"".join(self._chunks)})
+            self._chunks = []
+        elif not message.get("more_body", False):
+            await self._keep(b"".join(self._chunks))
+            await self._send(self._start)  # type: ignore[arg-type]
+            await self._send({**message, "body": b"".join(self._chunks)})
+
+    async def _pass_on(self, start: Any) -> None:
+        self._passing = True
+        await self._send(start)
+
+    async def _passed(self, message: Any) -> None:
+        # From the first session that is named on, it is known that something has happened, and where.
+        if not self._settled:
+            named = _SESSION.search(message.get("body", b""))
+            if named or not message.get("more_body", False):
+                await self._store(200, {_STREAMED: named[1].decode() if named else ""}, "")
+        await self._send(message)
+
+    async def _keep(self, body: bytes) -> None:
+        start: Any = self._start
+        status = int(start["status"])
+        headers = {name: value for name in _HEADERS if (value := _header(start, name.encode()).decode("latin-1"))}
+        if status >= 500 or status in _NOT_FINAL or _is_retryable(headers.get("content-type", ""), body):
+            # Before it is sent, so that whoever tries again at once may.
+            await self._forget()
+            return
+        try:
+            text = body.decode()
+            # PostgreSQL has no NUL in text.
+            whole = "\0" not in text
+        except UnicodeDecodeError:
+            whole = False
+        if whole:
+            await self._store(status, headers, text)
+        else:
+            await self._store(status, {_STREAMED: ""}, "")
+
+    async def _store(self, status: int, headers: dict[str, str], body: str) -> None:
+        self._settled = True
+        try:
+            await self._answers.keep(self._owner, self._key, status, headers, body)
+        except StoreError as error:
+            # It was done, and must be answered; until it is stale the key says that it is being done.
+            log.warning("an answer was not kept for its Idempotency-Key: %s", error.explain())
+
+    async def _forget(self) -> None:
+        self._settled = True
+        try:
+            if self._passing:
+                await self._answers.keep(self._owner, self._key, 200, {_STREAMED: ""}, "")
+            else:
+                await self._answers.release(self._owner, self._key)
+        except StoreError as error:
+            log.warning("an Idempotency-Key was not let go: %s", error.explain())
+
+    @contextlib.asynccontextmanager
+    async def _beating(self) -> AsyncIterator[None]:
+        """Say now and then that it is still being done, so that it does not become stale."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(_BEAT_S)
+                try:
+                    await self._answers.beat(self._owner, self._key)
+                except StoreError as error:
+                    log.debug("no beat: %s", error)
+
+        task = asyncio.get_running_loop().create_task(beat(), name="idempotency-beat")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _replay(kept: Kept, fingerprint: str, send: Send) -> None:
+    if kept.fingerprint != fingerprint:
+        raise ProtocolError(
+            "This Idempotency-Key was sent with another request.",
+            code="idempotency_mismatch",
+            fix="Choose a new key for each request, and send it again only with the same one.",
+        )
+    if kept.status is None:
+        raise SessionError(
+            "The request with this Idempotency-Key is still being done.",
+            code="idempotency_in_progress",
+            fix="Wait a moment and send it again.",
+            retryable=True,
+        )
+    headers = dict(kept.headers or {})
+    if (session_id := headers.get(_STREAMED)) is not None:
+        where = f" It went into the session {session_id}." if session_id else ""
+        raise SessionError(
+            f"The request with this Idempotency-Key was done; its answer was a stream or too large to be kept.{where}",
+            code="idempotency_streamed",
+            fix=f"GET /v1/sessions/{session_id} has what was said." if session_id else "Look at what it has changed.",
+        )
+    body = (kept.body or "").encode()
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    raw += [(b"content-length", b"%d" % len(body)), (b"idempotency-replayed", b"true")]
+    await send({"type": "http.response.start", "status": kept.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _owner(principal: Principal) -> str:
+    # Room tokens name their bearers as they like; they must not get at the answers of a key.
+    return principal.id if principal.session_id is None else f"{principal.session_id}:{principal.id}"
+
+
+def _checked(key: str, path: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ProtocolError(
+            "An Idempotency-Key has 1 to 255 visible ASCII characters.", code="bad_idempotency_key", fix="Send a UUID."
+        )
+    if _SECRETS.fullmatch(path):
+        raise ProtocolError(
+            "The answer holds a secret and is not kept, so this cannot be sent with an Idempotency-Key.",
+            code="idempotency_unsupported",
+            fix="Send it without; if the answer is lost, revoke or rotate what was made.",
+        )
+    return key
+
+
+def _fingerprint(scope: Any, body: bytes) -> str:
+    # A ticket does only once: a request that comes again has another one.
+    query = urlencode(
+        [pair for pair in parse_qsl(scope["query_string"].decode("latin-1"), True) if pair[0] not in CREDENTIALS]
+    )
+    parts: Sequence[bytes] = (scope["method"].encode(), scope["path"].encode(), query.encode(), body)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+async def _body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ProtocolError("The client went away before it had sent its request.")
+        body += message.get("body", b"")
+        if len(body) > LARGEST_REQUEST:
+            raise ProtocolError(
+                f"With an Idempotency-Key a request has at most {LARGEST_REQUEST >> 20} MiB.",
+                code="idempotency_too_large",
+                fix="Send it without the key.",
+            )
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body`, and then what comes."""
+    given = False
+
+    async def call() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return call
+
+
+def _header(message: Any, name: bytes) -> bytes:
+    return next((bytes(value) for key, value in message.get("headers", ()) if key.lower() == name), b"")
+
+
+def _is_retryable(content_type: str, body: bytes) -> bool:
+    """Whether it is a problem that says of itself that the same request may succeed later."""
+    if not content_type.startswith("application/problem+json"):
+        return False
+    try:
+        return bool(msgspec.json.decode(body).get("retryable"))
+    except (msgspec.DecodeError, AttributeError):
+        return False

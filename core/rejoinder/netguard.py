@@ -1,0 +1,80 @@
+"""Which network addresses the server may connect to on behalf of others, and names resolved once to such addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from rejoinder.errors import ConfigError
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_MOST_ADDRESSES = 3
+"""Of one host, this many addresses are tried."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""`resolve(host, port)`: the IP addresses of a host.
+
+Raises:
+    OSError: it has none.
+"""
+
+
+async def resolve_host(host: str, port: int) -> Sequence[str]:
+    """The addresses of `host`, as the system knows them.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found]
+
+
+def permitted(address: str, *, private: bool = False) -> bool:
+    """Whether a connection to `address` may be made: a public one, or with `private` one of this network or machine.
+
+    Link-local, multicast and reserved ones never: there live the metadata services of clouds.
+    """
+    try:
+        return _permitted(ipaddress.ip_address(address), private)
+    except ValueError:
+        return False
+
+
+async def addresses_of(host: str, port: int, *, private: bool = False, resolve: Resolve = resolve_host) -> list[str]:
+    """The addresses of `host` that may be connected to, at most three.
+
+    Connect to one of these and not to the name: a name server could give another address the next time.
+
+    Raises:
+        ConfigError: there is no such host (`unknown_host`), or no address of it is permitted (`address_refused`).
+    """
+    try:
+        found = await resolve(host, port)
+    except (OSError, UnicodeError):
+        found = ()
+    if not found:
+        raise ConfigError(f"There is no host {host!r}.", code="unknown_host", fix="Check the address.")
+    allowed = [address for address in dict.fromkeys(found) if permitted(address, private=private)]
+    if not allowed:
+        raise ConfigError(f"{host!r} has no address that may be connected to.", code="address_refused")
+    return allowed[:_MOST_ADDRESSES]
+
+
+def _permitted(ip: Address, private: bool) -> bool:
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None:
+            return False
+        if ip.ipv4_mapped is not None:
+            return _permitted(ip.ipv4_mapped, private)
+        if ip in _NAT64:
+            return _permitted(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF), private=False)
+        if ip.sixtofour is not None or ip.teredo is not None:
+            return False  # tunnels that nobody needs, to any IPv4 address
+    if ip.is_loopback:
+        return private
+    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return False
+    return ip.is_global or private

@@ -1,0 +1,195 @@
+"""Posts a webhook's message: signed (Standard Webhooks), only to permitted addresses, only for so long."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import functools
+import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import httpx
+from standardwebhooks import Webhook
+
+from rejoinder import __version__
+from rejoinder.errors import ConfigError
+from rejoinder.netguard import Resolve, addresses_of, resolve_host
+
+MAX_URL = 2_000
+_MAX_ANSWER = 16_384
+"""Of an answer's body no more than this is read, and none of it is kept."""
+_ANSWER_S = 1.0
+"""Nor for longer than this."""
+_PORTS = {"http": 80, "https": 443}
+
+
+class Answer(NamedTuple):
+    """What the receiver said; `retry_after_s` is how long it asked to be left alone, if it did."""
+
+    status: int
+    retry_after_s: float | None
+
+
+class PostError(Exception):
+    """The message did not get there; the text says why."""
+
+
+class _Target(NamedTuple):
+    url: httpx.URL
+    host: str
+    port: int
+
+
+async def check_url(url: str, *, private: bool, resolve: Resolve = resolve_host) -> str:
+    """`url`, if messages may be posted to it now.
+
+    Raises:
+        ConfigError: it is no address of a web server (`bad_url`), there is no such host (`unknown_host`), or it is in a
+            network that is not reached (`address_refused`).
+    """
+    target = _target(url)
+    await _addresses(target, private, resolve)
+    return str(target.url)
+
+
+def headers_of(message_id: str, secrets: Sequence[str], at_ms: int, body: str) -> dict[str, str]:
+    """Which message it is, when it was sent (`at_ms`, Unix ms) and, for each secret, a signature."""
+    at = datetime.fromtimestamp(at_ms // 1000, tz=UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at_ms // 1000),
+        "webhook-signature": " ".join(Webhook(secret).sign(message_id, at, body) for secret in secrets),
+        "content-type": "application/json",
+        "user-agent": f"rejoinder/{__version__}",
+    }
+
+
+async def post(
+    url: str,
+    headers: dict[str, str],
+    body: str,
+    *,
+    private: bool,
+    timeout_s: float,
+    resolve: Resolve = resolve_host,
+) -> Answer:
+    """Post `body` to `url` within `timeout_s` seconds; redirects are not followed.
+
+    The name is resolved once, and the connection is made to an address that was checked.
+
+    Raises:
+        PostError: it could not be sent, or nobody answered.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            target = _target(url)
+            addresses = await _addresses(target, private, resolve)
+            tls = await asyncio.to_thread(_certificates)
+            return await _send(target, addresses, headers, body.encode(), tls, timeout_s)
+    except TimeoutError:
+        raise PostError(f"No answer within {timeout_s:g} s.") from None
+    except ConfigError as error:
+        raise PostError(error.message) from None
+
+
+def _target(text: str) -> _Target:
+    if len(text) > MAX_URL:
+        raise _bad_url(f"The address is longer than {MAX_URL} characters.")
+    try:
+        url = httpx.URL(text.strip()).copy_with(fragment=None)
+        host = url.raw_host.decode("ascii").lower().rstrip(".")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise _bad_url(f"This is no address ({error}).") from None
+    if url.scheme not in _PORTS or not host:
+        raise _bad_url("The address must begin with https:// or http:// and a host.")
+    if url.userinfo:
+        raise _bad_url("The address must not hold a user name or password.")
+    return _Target(url, host, url.port or _PORTS[url.scheme])
+
+
+def _bad_url(text: str) -> ConfigError:
+    return ConfigError(text, code="bad_url", fix="Give an address such as https://example.com/hooks.")
+
+
+async def _addresses(target: _Target, private: bool, resolve: Resolve) -> list[str]:
+    try:
+        return await addresses_of(target.host, target.port, private=private, resolve=resolve)
+    except ConfigError as error:
+        if error.code == "address_refused" and not private:
+            raise ConfigError(
+                f"{target.host!r} is in a private network (or on this machine); messages are not sent there.",
+                code="address_refused",
+                fix="Set allow_private = true in [webhooks] of the settings.",
+            ) from None
+        raise
+
+
+async def _send(
+    target: _Target,
+    addresses: Sequence[str],
+    headers: dict[str, str],
+    body: bytes,
+    tls: ssl.SSLContext,
+    timeout_s: float,
+) -> Answer:
+    failure = ""
+    # Without the environment: no proxy, no .netrc. A connection serves one message: two names may share an address.
+    async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=timeout_s) as client:
+        for address in addresses:
+            request = client.build_request(
+                "POST",
+                target.url.copy_with(host=address),
+                content=body,
+                headers={**headers, "host": target.url.netloc.decode("ascii"), "accept-encoding": "identity"},
+                # TLS asks for the name and checks the certificate against it.
+                extensions={"sni_hostname": target.host},
+            )
+            try:
+                response = await client.send(request, stream=True, follow_redirects=False)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = str(error)
+                continue
+            except httpx.HTTPError as error:
+                raise PostError(f"No proper answer ({error or type(error).__name__}).") from None
+            try:
+                await _drain(response)
+                return Answer(response.status_code, _retry_after(response.headers.get("retry-after")))
+            finally:
+                await response.aclose()
+    raise PostError(f"Cannot connect ({failure or 'no connection'}).")
+
+
+async def _drain(response: httpx.Response) -> None:
+    """Read the body, so that the receiver gets rid of it; the status has been told, whatever becomes of this."""
+    size = 0
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            async for piece in response.aiter_raw():
+                size += len(piece)
+                if size > _MAX_ANSWER:
+                    return
+    except (TimeoutError, httpx.HTTPError):
+        return
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds, of a number of them or of a date (RFC 9110, 10.2.3)."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Made once: it reads all the certificates there are, which takes some ten milliseconds."""
+    return httpx.create_ssl_context()
