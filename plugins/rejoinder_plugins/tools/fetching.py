@@ -154,7 +154,7 @@ def _permitted(ip: Address, private: bool) -> bool:
 async def _addresses(target: _Target, resolve: Resolve) -> list[str]:
     try:
         found = await resolve(target.host, target.port)
-    except OSError:
+    except (OSError, UnicodeError):
         found = ()
     if not found:
         raise ToolError(f"There is no host {target.host}.")
