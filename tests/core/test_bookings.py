@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rejoinder.errors import ProviderError, ToolError
-from rejoinder.events import Interrupt, ToolCalled, ToolReturned
+from rejoinder.events import Interrupt, ToolCalled, ToolProgress, ToolReturned
 from rejoinder.providers import LlmDelta, LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent, Deadlines, TurnPolicy
 from rejoinder.testing.pilot import SessionPilot, pilot
@@ -182,5 +182,32 @@ def test_calls_of_one_answer_run_side_by_side_and_a_failed_one_is_tried_again() 
             outcomes = sorted((event.name, event.status) for event in user.events(ToolReturned))
             assert outcomes == [("book", "failed"), ("book", "ok"), ("look", "ok"), ("look", "ok")]
             assert len(restaurant.booked) == 1
+
+    run_virtual(main())
+
+
+def test_the_progress_of_a_call_is_told_between_its_beginning_and_its_end() -> None:
+    async def look(arguments: dict[str, Any], context: ToolContext) -> str:
+        for step in range(10):
+            context.progress(f"page {step}", step / 10)
+            await asyncio.sleep(0.1)
+        return "there are tables"
+
+    def script(request: LlmRequest) -> Iterable[LlmDelta | float | Exception]:
+        return ["Yes."] if request.messages[-1].role == "tool" else [ToolCall("call_0", "look", "{}")]
+
+    async def main() -> None:
+        async with pilot(
+            llm=ScriptedLlm(script), tools=[Tool("look", "Looks for tables.", look, side_effects=False)]
+        ) as user:
+            await user.speak(500)
+            await user.until(ToolReturned)
+            told = [item for _, item in user.log if isinstance(item, ToolCalled | ToolProgress | ToolReturned)]
+            assert isinstance(told[0], ToolCalled)
+            assert isinstance(told[-1], ToolReturned)
+            progress = user.events(ToolProgress)
+            assert 3 <= len(progress) == len(told) - 2
+            assert {event.call_id for event in progress} == {told[0].call_id}
+            assert (progress[0].message, progress[0].fraction) == ("page 0", 0.0)
 
     run_virtual(main())
