@@ -58,6 +58,11 @@ class LiveServer:
                 await caller.until("session.started")
             yield caller
 
+    @staticmethod
+    def caller_on(ws: ClientConnection) -> Caller:
+        """A client on a connection that was made already."""
+        return Caller(ws)
+
     def raw(self, path: str = "/ws/audio", *headers: str, receive_buffer: int = 0) -> socket.socket:
         """A socket that asked for the upgrade; what it reads comes after the request."""
         sock = socket.socket()
