@@ -696,6 +696,31 @@ def test_one_connection_serves_many_turns_and_close_is_final() -> None:
     run(body())
 
 
+async def _says_hi_and_hangs_up(exchange: Exchange) -> None:
+    """As llama.cpp does it: the connection is closed after the answer, a moment later, with no word of it."""
+    await SAYS_HI(exchange)
+    # Whoever sends on this connection now gets no answer.
+    await exchange.reader.readuntil(b"\r\n\r\n")
+    exchange.writer.close()
+
+
+def test_a_connection_that_was_closed_meanwhile_is_no_failure() -> None:
+    async def body() -> None:
+        async with serving(_says_hi_and_hangs_up) as server, llm(server.url) as model:
+            for _ in range(3):
+                assert await collect(model) == ["Hi", " there."]
+            assert len(server.requests) == 3
+        # But a server that hangs up on a new connection has failed, and one that does it twice as well.
+        async with serving(SAYS_HI, _drops) as server, llm(server.url) as model:
+            await collect(model)
+            with pytest.raises(ProviderError) as raised:
+                await collect(model)
+            assert raised.value.code == "provider_unreachable"
+            assert len(server.requests) == 3
+
+    run(body())
+
+
 def test_openais_own_server_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     made = OpenAILlm(context("https://api.openai.com/v1/"))

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -104,6 +104,7 @@ class Connection:
                 api_key=key or "none",
                 max_retries=0,
                 timeout=openai.Timeout(settings.total_timeout_s, connect=settings.connect_timeout_s),
+                http_client=_http_client(),
             )
         return self._client
 
@@ -181,6 +182,34 @@ def _import_sdk() -> None:
         import openai  # noqa: F401
     except ImportError:
         raise MissingDependency(NAME, "openai", "openai") from None
+
+
+def _http_client() -> Any:
+    """The SDK's own HTTP client, but a connection that was kept and turns out to be closed is not an error.
+
+    Some servers close it after each streamed answer although they said they would not (llama.cpp's does); the request
+    after a tool's result comes so soon that it meets that. Nothing of it was answered, so it is sent once more.
+    """
+    import httpx2
+    import openai
+
+    class Client(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            connected = False
+
+            async def trace(event: str, info: Any) -> None:
+                nonlocal connected
+                connected = connected or event.startswith("connection.connect_")
+
+            request.extensions = {**request.extensions, "trace": trace}
+            try:
+                return await super().send(request, **options)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                if connected:
+                    raise
+            return await super().send(request, **options)
+
+    return Client()
 
 
 def _of_status(error: APIStatusError, what: str, settings: OpenAISettings) -> ProviderError:
