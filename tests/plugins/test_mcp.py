@@ -19,9 +19,11 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from rejoinder.app import Runtime
 from rejoinder.errors import MissingDependency
-from rejoinder.manager import Plugins
+from rejoinder.manager import Plugins, load_plugins
 from rejoinder.providers import ToolCall, ToolContext
+from rejoinder.settings import Settings
 from rejoinder.toolbox import Toolbox
 from rejoinder.tools import ToolResult, run_tool
 from rejoinder_plugins.tools import mcp, mcp_server
@@ -190,6 +192,21 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+def test_a_server_that_was_started_anew_in_between_is_found_again(example: Example) -> None:
+    async def main() -> None:
+        async with example.connected():
+            if example.over_http:
+                await asyncio.to_thread(example.serve)
+            else:
+                (pid,) = example.noted("started")
+                os.kill(int(pid), 9)
+                await until(lambda: len(example.noted("started")) == 2, "it is started again")
+            assert await example.call("ex_add", a=41) == ToolResult("ok", "42")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_dies_in_a_call_fails_it_and_is_found_again(example: Example) -> None:
     async def main() -> None:
         async with example.connected():
@@ -212,6 +229,11 @@ def test_a_server_that_is_away_is_said_to_be(example: Example, monkeypatch: pyte
         async with example.connected():
             await example.call("ex_die")
             away = await example.call("ex_add", a=1)
+            if example.over_http:
+                # Only by that call it was found that nobody is there.
+                assert away.status == "failed"
+                await until(lambda: not example.source._servers[0]._ready.is_set(), "the loss is noticed")
+                away = await example.call("ex_add", a=1)
             assert away == ToolResult("failed", "The server ex cannot be reached now. Nothing was done.")
             assert "ex_add" in example.source.tools()
 
@@ -281,6 +303,34 @@ def test_an_agent_gets_the_tools_of_a_server_by_name_and_by_wildcard(tmp_path: P
             await box.close()
 
     asyncio.run(main())
+
+
+def test_a_runtime_connects_its_sessions_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    scripted = {"vad": "scripted", "stt": "scripted", "llm": "scripted", "tts": "scripted", "turn": []}
+    server = {"command": sys.executable, "args": [str(EXAMPLE), str(tmp_path)], "connect_timeout_s": PATIENCE_S}
+    settings = Settings(
+        database_url=f"sqlite+aiosqlite:///{tmp_path}/test.db",
+        default_agent="host",
+        agents={"host": {**scripted, "tools": ["ex_*", "clock"]}},
+        plugins={"mcp": {"servers": {"ex": server}}},
+    )
+    plugins = load_plugins()
+    if "mcp" not in plugins.infos:
+        plugins.add("mcp", lambda: mcp)
+
+    async def main() -> None:
+        async with Runtime(settings, plugins=plugins) as runtime:
+            _, agent = settings.agent(None)
+            services = await runtime.services(agent)
+            assert {"ex_add", "ex_book_table", "clock"} <= set(services.tools)
+            wish = ToolCall("c", "ex_add", '{"a": 1}')
+            assert (await run_tool(services.tools, wish, ToolContext("ses_1"), PATIENCE_S)).text == "2"
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    (pid,) = (tmp_path / "started").read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,12 @@ _SETTLED_S = 60.0
 _MAX_TOOLS = 500
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 64
-_LOST = (types.CONNECTION_CLOSED, types.INVALID_REQUEST)
-"""Errors of calls after which it is best to connect anew; the second is how a server forgets its HTTP session."""
+_MAX_DESCRIPTION = 1024
+_RELISTEN_S = 30.0
+_FORGOTTEN = "Session terminated"
+"""How the package says that a server does not know its HTTP session any more: it was started anew."""
+_CUT_OFF = ("Connection closed", "SSE stream")
+"""How the package says that there will be no answer; servers use the same code for errors of their own."""
 
 
 class McpServer:
@@ -145,12 +149,19 @@ class McpServer:
 
     async def _listen(self, client: Client) -> None:
         """Hear of changes of the tools where the server tells them only to those who ask; older ones tell `_hear`."""
-        try:
-            async with client.listen(tools_list_changed=True) as changes:
-                async for _ in changes:
-                    self._change()
-        except (ListenNotSupportedError, SubscriptionLost, MCPError, TimeoutError) as error:
-            log.debug("MCP server %s tells of no changes: %s", self.name, error)
+        while True:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    async for _ in changes:
+                        self._change()
+            except SubscriptionLost as error:
+                log.debug("MCP server %s: %s", self.name, error)
+            except (ListenNotSupportedError, MCPError, TimeoutError) as error:
+                log.debug("MCP server %s tells of no changes: %s", self.name, error)
+                return
+            await asyncio.sleep(_RELISTEN_S)
+            # What was missed is not known.
+            self._change()
 
     @asynccontextmanager
     async def _transport(self) -> AsyncGenerator[Any]:
@@ -202,7 +213,7 @@ class McpServer:
             hints = tool.annotations
             self.tools[name] = Tool(
                 name=name,
-                description=(tool.description or tool.title or tool.name).strip(),
+                description=(tool.description or tool.title or tool.name).strip()[:_MAX_DESCRIPTION],
                 run=partial(self._call, tool.name),
                 parameters=tool.input_schema,
                 side_effects=not (hints and hints.read_only_hint),
@@ -210,22 +221,31 @@ class McpServer:
             )
 
     async def _call(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> str:
-        client = await self._connected()
-        report = partial(_report, context)
         try:
-            # Cancelled, it tells the server to stop.
-            result = await client.call_tool(tool, arguments, progress_callback=report)
+            result = await self._ask(tool, arguments, context)
         except MCPError as error:
-            if error.code in _LOST:
-                self._end()
-            if error.code == types.CONNECTION_CLOSED:
-                text = f"The server {self.name} was lost during the call; it may or may not have taken effect."
-                raise ToolError(text) from None
-            raise ToolError(error.message or f"{self.name} refused the call.") from None
+            if error.message != _FORGOTTEN:
+                raise self._explain(error) from None
+            # It was refused, so nothing was done yet.
+            self._end()
+            try:
+                result = await self._ask(tool, arguments, context)
+            except MCPError as again:
+                raise self._explain(again) from None
         text = _text(result)
         if result.is_error:
             raise ToolError(text or f"{tool} failed.")
         return text or "Done."
+
+    async def _ask(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> types.CallToolResult:
+        """Cancelled, it tells the server to stop."""
+        client = await self._connected()
+        return await client.call_tool(tool, arguments, progress_callback=partial(_report, context))
+
+    def _explain(self, error: MCPError) -> ToolError:
+        if error.code == types.CONNECTION_CLOSED and error.message.startswith(_CUT_OFF):
+            return ToolError(f"The server {self.name} was lost during the call; it may or may not have taken effect.")
+        return ToolError(error.message or f"{self.name} refused the call.")
 
     async def _connected(self) -> Client:
         try:
