@@ -185,6 +185,17 @@ def test_a_stream_that_is_given_up_stops_the_model(server: LlamaServer, how: str
     run(body)
 
 
+def test_the_next_request_may_come_at_once(server: LlamaServer) -> None:
+    """As after a tool's result. This server closes its connection after each streamed answer, and does not say so."""
+
+    async def body() -> None:
+        async with llm(server) as model:
+            for _ in range(10):
+                assert await collect(model, LlmRequest((Message("user", "Hi."),), max_tokens=2, temperature=0))
+
+    run(body)
+
+
 def clock_chat(*zones: str) -> tuple[Message, ...]:
     """A conversation in which the clock was asked each time: the small model goes on as it has seen itself do."""
     messages: list[Message] = []
