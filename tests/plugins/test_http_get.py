@@ -17,11 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rejoinder import netguard
 from rejoinder.errors import ToolError
+from rejoinder.netguard import permitted, resolve_host
 from rejoinder.providers import ToolCall, ToolContext
 from rejoinder.tools import run_tool
 from rejoinder_plugins.tools import fetching
-from rejoinder_plugins.tools.fetching import fetch, permitted, resolve_host
+from rejoinder_plugins.tools.fetching import fetch
 from rejoinder_plugins.tools.http_get import HttpGetSettings, http_get
 from rejoinder_plugins.tools.readable import readable
 
@@ -251,7 +253,7 @@ def test_a_name_is_asked_for_once_so_a_second_answer_cannot_lead_elsewhere(monke
     async def main() -> None:
         async with site() as served:
             served.page("/", b"public")
-            monkeypatch.setattr(fetching, "permitted", lambda address, private: address == "127.0.0.1")
+            monkeypatch.setattr(netguard, "permitted", lambda address, private: address == "127.0.0.1")
             names = Names(["127.0.0.1"], ["169.254.169.254"])
             settings = HttpGetSettings((f"api.example.com:{served.port}",))
             assert await fetch(f"http://api.example.com:{served.port}/", settings, names) == "public"

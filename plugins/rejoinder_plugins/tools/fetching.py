@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 
 from rejoinder import __version__
-from rejoinder.errors import ToolError
+from rejoinder.errors import ConfigError, ToolError
+from rejoinder.netguard import Resolve, addresses_of, resolve_host
 from rejoinder_plugins.tools.http_get import HttpGetSettings
 from rejoinder_plugins.tools.readable import readable
 
 MAX_REDIRECTS = 3
 MAX_URL = 2_000
-_ADDRESSES = 3
-"""Of one host, this many addresses are tried."""
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TEXTS = ("application/json", "application/xml", "application/javascript", "application/x-ndjson", "application/yaml")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""`resolve(host, port)`: the IP addresses of a host."""
-
-
-async def resolve_host(host: str, port: int) -> Sequence[str]:
-    """The addresses of `host`, as the system knows them.
-
-    Raises:
-        OSError: it has none.
-    """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(info[4][0]) for info in found]
 
 
 async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve = resolve_host) -> str:
@@ -123,45 +105,13 @@ def _ascii(host: str) -> str:
     return host if host.isascii() else httpx.URL(f"http://{host}").raw_host.decode("ascii")
 
 
-def permitted(address: str, *, private: bool = False) -> bool:
-    """Whether a connection to `address` may be made: a public one, or with `private` one of this network or machine.
-
-    Link-local, multicast and reserved ones never: there live the metadata services of clouds.
-    """
-    try:
-        return _permitted(ipaddress.ip_address(address), private)
-    except ValueError:
-        return False
-
-
-def _permitted(ip: Address, private: bool) -> bool:
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.scope_id is not None:
-            return False
-        if ip.ipv4_mapped is not None:
-            return _permitted(ip.ipv4_mapped, private)
-        if ip in _NAT64:
-            return _permitted(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF), private=False)
-        if ip.sixtofour is not None or ip.teredo is not None:
-            return False  # tunnels that nobody needs, to any IPv4 address
-    if ip.is_loopback:
-        return private
-    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
-        return False
-    return ip.is_global or private
-
-
 async def _addresses(target: _Target, resolve: Resolve) -> list[str]:
     try:
-        found = await resolve(target.host, target.port)
-    except (OSError, UnicodeError):
-        found = ()
-    if not found:
-        raise ToolError(f"There is no host {target.host}.")
-    allowed = [address for address in dict.fromkeys(found) if permitted(address, private=target.private)]
-    if not allowed:
-        raise ToolError(f"{target.host} has no public address; private ones are not read.")
-    return allowed[:_ADDRESSES]
+        return await addresses_of(target.host, target.port, private=target.private, resolve=resolve)
+    except ConfigError as error:
+        if error.code == "unknown_host":
+            raise ToolError(f"There is no host {target.host}.") from None
+        raise ToolError(f"{target.host} has no public address; private ones are not read.") from None
 
 
 async def _get(
@@ -191,11 +141,13 @@ async def _get(
                 failure = str(error)
                 continue
             except httpx.HTTPError as error:
-                raise ToolError(f"{target.host} did not answer properly ({error or type(error).__name__}).") from None
+                raise ToolError(
+                    f"{target.host} did not answer properly ({str(error) or type(error).__name__})."
+                ) from None
             try:
                 return await _read(target, response, settings)
             except httpx.HTTPError as error:
-                raise ToolError(f"{target.host} broke off ({error or type(error).__name__}).") from None
+                raise ToolError(f"{target.host} broke off ({str(error) or type(error).__name__}).") from None
             finally:
                 await response.aclose()
     raise ToolError(f"{target.host} cannot be reached ({failure or 'no connection'}).")
