@@ -76,6 +76,7 @@ class Runtime:
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
         self._progress = progress
+        self.breaker = Breaker(now=self.clock.monotonic)
         self._pacer = Pacer()
         self._executors: dict[str, Executor] = {}
         self._providers: dict[tuple[Kind, str], AnyProvider] = {}
@@ -90,7 +91,7 @@ class Runtime:
             straggler=self._adopt,
             on_ended=self._forget,
             choose=self._choose,
-            breaker=Breaker(now=self.clock.monotonic),
+            breaker=self.breaker,
             phrases=PhraseCache(),
         )
 

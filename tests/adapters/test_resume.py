@@ -398,11 +398,11 @@ class Network:
         self.attempts = 0
         connect = dial.open_socket
 
-        async def open_socket(url: str, timeout: float) -> Any:
+        async def open_socket(url: str, timeout: float, credential: str | None) -> Any:
             self.attempts += 1
             if not self.up.is_set():
                 raise Unreachable("The network is down.")
-            return await connect(url, timeout)
+            return await connect(url, timeout, credential)
 
         monkeypatch.setattr(client_module, "open_socket", open_socket)
 

@@ -10,7 +10,7 @@ from rejoinder.app import Runtime
 from rejoinder.errors import UnknownName
 from rejoinder.host import Services
 from rejoinder.providers import SttProvider, TtsProvider
-from rejoinder.settings import GUIDE, Agent
+from rejoinder.settings import Agent
 from rejoinder_adapters.openai_api.errors import ApiError
 
 AudioKind = Literal["tts", "stt"]
@@ -26,14 +26,16 @@ async def agent_of(runtime: Runtime, name: str | None) -> tuple[str, Agent]:
 
     Raises:
         UnknownName: there is none (`unknown_agent`).
+        ConfigError: its definition does not fit this release.
     """
-    return runtime.settings.agent(name)
+    chosen = await runtime.catalog.get(name)
+    return chosen.name, chosen.definition
 
 
 async def agent_names(runtime: Runtime) -> list[str]:
     """The names of all agents, the default one first."""
     default, _ = await agent_of(runtime, None)
-    return [default, *sorted({"guide": GUIDE, **runtime.settings.agents}.keys() - {default})]
+    return [default, *(agent.name for agent in await runtime.catalog.all() if agent.name != default)]
 
 
 @dataclass(frozen=True, slots=True)

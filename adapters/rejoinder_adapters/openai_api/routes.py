@@ -8,15 +8,15 @@ from litestar import Router, get
 from litestar.params import FromPath
 
 from rejoinder.app import Runtime
-from rejoinder.stages.chain import Breaker
 from rejoinder_adapters.openai_api import chat_routes, speech_routes, transcription_routes
 from rejoinder_adapters.openai_api.errors import HANDLERS
 from rejoinder_adapters.openai_api.models import agent_names, find_model, model_object
+from rejoinder_adapters.security import needs
 
 
 def make_router(runtime: Runtime) -> Router:
     """All routes under `/v1`; what guards raise (401, 403, 429) is told in OpenAI's shape, too."""
-    breaker = Breaker(now=runtime.clock.monotonic)
+    breaker = runtime.breaker
     created = runtime.clock.wall_ms() // 1000
 
     @get("/models")
@@ -39,4 +39,5 @@ def make_router(runtime: Runtime) -> Router:
             *transcription_routes.make_routes(runtime, breaker),
         ],
         exception_handlers=HANDLERS,
+        guards=[needs("talk")],
     )
