@@ -22,6 +22,8 @@ def routes(runtime: Runtime) -> list[Any]:
     async def get_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
         """All metrics, in the text format of Prometheus or (asked for it) OpenMetrics."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        # Litestar says the charset of texts itself.
+        media_type = media_type.removesuffix("; charset=utf-8") if media_type.startswith("text/") else media_type
         return Response(encode(runtime.telemetry.registry), media_type=media_type)
 
     return [get_metrics]

@@ -1,0 +1,309 @@
+"""Idempotency keys over real HTTP: done once, answered as often as asked; what is not kept, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select, update
+
+from rejoinder.errors import StoreError
+from rejoinder.settings import Auth
+from rejoinder.store import tables
+from rejoinder.store.idempotency import KEPT_MS, STALE_MS, Answers
+from rejoinder.store.store import Store
+
+if TYPE_CHECKING:
+    from tests.adapters.conftest import LiveServer, Serve
+
+REPLAYED = "idempotency-replayed"
+
+
+def post(server: LiveServer, path: str, key: str, body: Any = None, **headers: str) -> httpx.Response:
+    return httpx.post(server.http + path, json=body, headers={"idempotency-key": key, **headers}, timeout=20)
+
+
+def rooms(server: LiveServer) -> int:
+    async def count() -> int:
+        async with server.runtime.store.reading() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(tables.rooms)) or 0)
+
+    return server.call(count())
+
+
+def test_two_equal_requests_at_once_make_one_room(serve: Serve) -> None:
+    server = serve()
+
+    async def main() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.http) as http:
+            return await asyncio.gather(
+                *(http.post("/v1/rooms", json={}, headers={"idempotency-key": "one"}) for _ in range(8))
+            )
+
+    answers = asyncio.run(main())
+    assert rooms(server) == 1
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    first = [a for a in answers if a.status_code == 201 and REPLAYED not in a.headers]
+    assert len(first) == 1
+    for answer in answers:
+        if answer.status_code == 409:
+            assert answer.json()["code"] == "idempotency_in_progress"
+            assert answer.json()["retryable"]
+        else:
+            assert answer.content == first[0].content
+    again = post(server, "/v1/rooms", "one", {})
+    assert (again.status_code, again.content, again.headers[REPLAYED]) == (201, first[0].content, "true")
+    assert again.headers["content-type"] == first[0].headers["content-type"]
+    assert again.headers["x-request-id"] != first[0].headers["x-request-id"], "each request has its own"
+    assert rooms(server) == 1
+    assert post(server, "/v1/rooms", "two", {}).json()["id"] != again.json()["id"]
+
+
+def test_a_key_goes_with_one_request(serve: Serve) -> None:
+    server = serve()
+    made = post(server, "/v1/rooms", "k", {"agent": "scripted"})
+    assert made.status_code == 201
+    for path, body in (
+        ("/v1/rooms", {"agent": "guide"}),
+        ("/v1/rooms?a=b", {"agent": "scripted"}),
+        (f"/v1/rooms/{made.json()['id']}/tokens", {}),
+    ):
+        other = post(server, path, "k", body)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+        assert other.headers["content-type"] == "application/problem+json"
+    assert rooms(server) == 1
+
+
+def test_a_refusal_is_replayed_unless_trying_again_may_help(serve: Serve) -> None:
+    server = serve()
+    for number in range(2):
+        wrong = post(server, "/v1/rooms", "wrong", {"agent": "nobody"})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "unknown_agent")
+        assert (REPLAYED in wrong.headers) == (number == 1)
+        assert wrong.headers["content-type"] == "application/problem+json"
+    session_id = httpx.post(f"{server.http}/v1/rooms").json()["session_id"]
+    for _ in range(2):
+        early = post(server, f"/v1/sessions/{session_id}/interrupt", "early")
+        assert (early.status_code, early.json()["code"]) == (404, "session_not_started")
+        assert REPLAYED not in early.headers
+
+
+def test_a_message_is_said_once_and_an_answer_without_a_body_is_replayed(serve: Serve) -> None:
+    server = serve()
+
+    async def main() -> None:
+        async with server.caller(configure={"output": "text"}) as caller:
+            path = f"/v1/sessions/{caller.events('session.started')[0]['session_id']}"
+            first, second = [
+                await asyncio.to_thread(post, server, f"{path}/messages", "m", {"text": "hello"}) for _ in range(2)
+            ]
+            assert first.status_code == second.status_code == 202
+            assert first.json() == second.json()
+            await caller.until("reply.finished")
+            stopped = [await asyncio.to_thread(post, server, f"{path}/interrupt", "i") for _ in range(2)]
+            assert [(s.status_code, s.content) for s in stopped] == [(204, b"")] * 2
+            assert [REPLAYED in s.headers for s in stopped] == [False, True]
+            await caller.turn("and once more")
+            assert [event["text"] for event in caller.events("turn.committed")] == ["hello", "and once more"]
+
+    asyncio.run(main())
+
+
+def test_what_the_server_could_not_do_is_not_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    create = server.runtime.create_room
+
+    async def fail(agent: str | None) -> Any:
+        raise RuntimeError("out of order")
+
+    async def refuse(agent: str | None) -> Any:
+        raise StoreError("The database is away.")
+
+    for broken, status in ((fail, 500), (refuse, 503)):
+        monkeypatch.setattr(server.runtime, "create_room", broken)
+        assert post(server, "/v1/rooms", "k", {}).status_code == status
+    monkeypatch.setattr(server.runtime, "create_room", create)
+    assert post(server, "/v1/rooms", "k", {}).status_code == 201, "the key was let go"
+    assert rooms(server) == 1
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "schön".encode().decode("latin-1")])
+def test_a_key_is_short_and_visible(server: LiveServer, key: str) -> None:
+    answer = httpx.post(f"{server.http}/v1/rooms", headers={b"idempotency-key": key.encode("latin-1")})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_idempotency_key")
+    assert post(server, "/v1/rooms", "x" * 255).status_code == 201
+
+
+def test_secrets_are_not_kept(server: LiveServer) -> None:
+    for path, body in (
+        ("/v1/keys", {"name": "n", "scopes": ["read"]}),
+        ("/v1/keys/key_x/rotate", {}),
+        ("/v1/webhooks", {"url": "https://example.com"}),
+        ("/v1/webhooks/whk_x/rotate", {}),
+    ):
+        refused = post(server, path, "secret", body)
+        assert (refused.status_code, refused.json()["code"]) == (400, "idempotency_unsupported"), path
+    assert post(server, "/v1/webhooks/whk_x/test", "fine").json()["code"] == "unknown_webhook"
+
+
+def test_a_stream_is_not_replayed_and_its_session_is_named(serve: Serve) -> None:
+    server = serve()
+    first = post(server, "/v1/chat", "c", {"text": "hello"}, accept="text/event-stream")
+    assert first.headers["content-type"].startswith("text/event-stream")
+    assert "reply.finished" in first.text
+    session_id = first.text.split('"session_id":"')[1].split('"')[0]
+    again = post(server, "/v1/chat", "c", {"text": "hello"}, accept="text/event-stream")
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_streamed")
+    assert session_id in again.json()["detail"]
+    assert session_id in again.json()["fix"]
+    whole = [post(server, "/v1/chat", "j", {"text": "hello"}, accept="application/json") for _ in range(2)]
+    assert whole[0].json() == whole[1].json()
+    assert whole[1].headers[REPLAYED] == "true"
+
+
+def test_a_reader_that_goes_away_in_the_middle_of_a_stream_finds_where_it_was(serve: Serve) -> None:
+    server = serve({"repeat": 40})
+    with httpx.stream(
+        "POST", f"{server.http}/v1/chat", json={"text": "go on"}, headers={"idempotency-key": "cut"}, timeout=20
+    ) as answer:
+        assert next(text for text in answer.iter_text() if "session_id" in text)
+    again = post(server, "/v1/chat", "cut", {"text": "go on"})
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_streamed")
+
+
+def test_what_is_too_large_is_refused_or_not_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rejoinder_adapters import idempotency
+
+    server = serve()
+    big = httpx.post(f"{server.http}/v1/rooms", content=b" " * ((1 << 20) + 1), headers={"idempotency-key": "big"})
+    assert (big.status_code, big.json()["code"]) == (413, "idempotency_too_large")
+    monkeypatch.setattr(idempotency, "LARGEST_ANSWER", 100)
+    first = post(server, "/v1/rooms", "long", {})
+    assert first.status_code == 201
+    assert first.json()["session_id"], "it comes whole"
+    again = post(server, "/v1/rooms", "long", {})
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_streamed")
+
+
+def test_answers_belong_to_who_asked_and_nobody_comes_in_by_a_key(serve: Serve, tmp_path: Path) -> None:
+    server = serve(auth=Auth(dev_key_file=tmp_path / "key"))
+    keys = server.runtime.gate.keys
+    one, two = [server.call(keys.create(name, ["talk"]))[1] for name in ("one", "two")]
+    made = [post(server, "/v1/rooms", "k", {}, authorization=f"Bearer {key}") for key in (one, two, one)]
+    assert [answer.status_code for answer in made] == [201] * 3
+    assert made[0].json()["id"] == made[2].json()["id"] != made[1].json()["id"]
+    for headers in ({}, {"authorization": "Bearer rj_wrong"}):
+        refused = post(server, "/v1/rooms", "k", {}, **headers)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert int(refused.headers["ratelimit-remaining"]) > 0
+
+    # A room token names its bearer as it likes, also as a key is called.
+    principal = server.call(server.runtime.gate.principal(one))
+    asked = {"identity": principal.id}
+    token = httpx.post(f"{server.http}/v1/rooms", json=asked, headers={"authorization": f"Bearer {two}"}).json()
+    refused = post(server, "/v1/rooms", "k", {}, authorization=f"Bearer {token['join']['token']}")
+    assert refused.status_code == 403
+
+    async def stored() -> int:
+        async with server.runtime.store.reading() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(tables.idempotency)) or 0)
+
+    assert server.call(stored()) == 2, "a refusal of who asks is not kept"
+
+
+def test_a_ticket_may_be_another_one_each_time(serve: Serve, tmp_path: Path) -> None:
+    server = serve(auth=Auth(dev_key_file=tmp_path / "key"))
+    _, key = server.call(server.runtime.gate.keys.create("one", ["talk"]))
+    bearer = {"authorization": f"Bearer {key}"}
+    tickets = [httpx.post(f"{server.http}/v1/tickets", headers=bearer).json()["ticket"] for _ in range(2)]
+    first, second = [post(server, f"/v1/rooms?ticket={ticket}", "k", {}) for ticket in tickets]
+    assert first.json()["id"] == second.json()["id"]
+
+
+def test_answers_outlive_a_restart(tmp_path: Path) -> None:
+    from tests.adapters.conftest import running
+
+    seen = []
+    for _ in range(2):
+        with running(tmp_path / "again.db", {}) as server:
+            seen.append(post(server, "/v1/rooms", "k", {}))
+    assert seen[0].json() == seen[1].json()
+    assert seen[1].headers[REPLAYED] == "true"
+
+
+class Time:
+    def __init__(self) -> None:
+        self.ms = 1_700_000_000_000
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+    def wall_ms(self) -> int:
+        return self.ms
+
+
+def test_a_key_is_free_again_when_its_request_was_cut_off_and_after_a_day(database_url: str) -> None:
+    from rejoinder.store.schema import parse_url, upgrade
+
+    async def main() -> None:
+        clock = Time()
+        await upgrade(parse_url(database_url))
+        store = Store(database_url, clock=clock)
+        await store.open()
+        answers = Answers(store)
+        try:
+            assert await answers.take("me", "k", "f") is None
+            clock.ms += STALE_MS - 1
+            taken = await answers.take("me", "k", "f")
+            assert taken is not None
+            assert taken.status is None
+            await answers.beat("me", "k")
+            clock.ms += STALE_MS - 1
+            assert await answers.take("me", "k", "f") is not None, "it still runs"
+            clock.ms += 1
+            assert await answers.take("me", "k", "f") is None, "nothing was heard of it for a minute"
+            await answers.release("me", "k")
+            both = await asyncio.gather(*(answers.take("me", "k", "f") for _ in range(5)))
+            assert sum(taken is None for taken in both) == 1, "one of those who come at once"
+
+            await answers.keep("me", "k", 201, {"content-type": "text/plain"}, "done")
+            await answers.release("me", "k")
+            clock.ms += KEPT_MS - 1
+            kept = await answers.take("me", "k", "other")
+            assert kept is not None
+            assert (kept.status, kept.headers, kept.body, kept.fingerprint) == (
+                201, {"content-type": "text/plain"}, "done", "f",
+            )  # fmt: skip
+            clock.ms += 2
+            assert await answers.take("me", "k", "other") is None
+
+            for number in range(300):
+                await answers.take("me", f"old {number}", "f")
+            clock.ms += KEPT_MS + 1
+            await answers.take("me", "new", "f")
+            await answers.take("me", "newer", "f")
+            async with store.reading() as connection:
+                left = await connection.scalar(select(func.count()).select_from(tables.idempotency))
+            assert left == 2, "the old ones are gone, two hundred at a time"
+        finally:
+            await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_crash_frees_the_key_in_the_end(serve: Serve) -> None:
+    server = serve()
+    post(server, "/v1/rooms", "k", {})
+
+    async def crash() -> None:
+        async with server.runtime.store.transaction() as connection:
+            change = update(tables.idempotency)
+            old = server.runtime.clock.wall_ms() - STALE_MS - 1
+            await connection.execute(change.values(status=None, created_at=old))
+
+    server.call(crash())
+    again = post(server, "/v1/rooms", "k", {})
+    assert (again.status_code, REPLAYED in again.headers) == (201, False)
