@@ -141,9 +141,8 @@ async def _get(
                 failure = str(error)
                 continue
             except httpx.HTTPError as error:
-                raise ToolError(
-                    f"{target.host} did not answer properly ({str(error) or type(error).__name__})."
-                ) from None
+                why = str(error) or type(error).__name__
+                raise ToolError(f"{target.host} did not answer properly ({why}).") from None
             try:
                 return await _read(target, response, settings)
             except httpx.HTTPError as error:
