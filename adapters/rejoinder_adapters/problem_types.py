@@ -71,6 +71,9 @@ TYPES: dict[str, ProblemType] = {
         410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."
     ),
     "unknown_agent": ProblemType(422, "No such agent", "GET /v1/agents lists them."),
+    "unknown_event": ProblemType(
+        400, "No such event", "The schema `Event` lists them; those of streamed text are not sent."
+    ),
     "invalid_agent": ProblemType(
         422, "The definition is wrong", "`errors` names the fields of the agent that are wrong."
     ),
@@ -116,6 +119,7 @@ TYPES: dict[str, ProblemType] = {
     "full": ProblemType(503, "The server is full", "It has as many live sessions as it takes (`limits.sessions`)."),
     "draining": ProblemType(503, "The server is about to stop", "It takes no new sessions; another one will."),
     "store_unavailable": ProblemType(503, "The database is not available", "Try again; /readyz tells when it is back."),
+    "bad_config": ProblemType(503, "The settings are wrong", "The agent cannot be loaded with the server's settings."),
     "missing_dependency": ProblemType(503, "A package is missing", "The agent needs a package that the server lacks."),
     "missing_model": ProblemType(503, "A model is missing", "The agent needs a model that the server has not fetched."),
     "provider_failed": ProblemType(503, "A provider failed", "The STT, LLM, TTS or VAD behind the agent did not work."),

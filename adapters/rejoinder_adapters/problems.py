@@ -100,10 +100,14 @@ def problem(
 
 def of_error(connection: ASGIConnection[Any, Any, Any, Any], error: RejoinderError) -> Problem:
     """One of ours as a problem document: it knows what, why and what to do."""
+    status = status_of(error)
+    if error.code == "unknown_agent" and "name" in connection.path_params:
+        # The path itself names it.
+        status = 404
     fields = [FieldError(*field) for field in error.problems.items()] if isinstance(error, InvalidDefinition) else None
     return problem(
         connection,
-        status_of(error),
+        status,
         error.code,
         error.message,
         error.fix or "",

@@ -16,7 +16,8 @@ from litestar.exceptions import HTTPException
 
 from rejoinder.app import Runtime
 from rejoinder.errors import ConfigError, RejoinderError
-from rejoinder_adapters import problems
+from rejoinder_adapters import openapi, problems
+from rejoinder_adapters.head import Application
 from rejoinder_adapters.idempotency import idempotency
 from rejoinder_adapters.protocol import HttpProtocol
 from rejoinder_adapters.rest.metrics import count_streams
@@ -26,6 +27,8 @@ from rejoinder_adapters.wire import WireProtocol
 log = logging.getLogger(__name__)
 _LARGEST_MESSAGE = 1 << 20
 """WebSocket messages beyond this are not even read (close code 1009); `limits.message_bytes` is refused politely."""
+_LARGEST_BODY = 10_000_000
+"""Bytes of a request's body, where a route does not say otherwise: the longest document, in any script."""
 _KERNEL_BYTES = 65_536
 """The kernel takes no more than this beyond what a client has room for, so that `limits.outbox_bytes` is the bound."""
 
@@ -33,8 +36,8 @@ _KERNEL_BYTES = 65_536
 def create_app(runtime: Runtime) -> Litestar:
     """The ASGI application that serves `runtime`."""
     settings = runtime.settings
-    return Litestar(
-        route_handlers=runtime.plugins.routes(runtime),
+    return Application(
+        route_handlers=[*runtime.plugins.routes(runtime), openapi.serve_document],
         exception_handlers={
             RejoinderError: problems.on_rejoinder_error,
             HTTPException: problems.on_http_error,
@@ -43,8 +46,9 @@ def create_app(runtime: Runtime) -> Litestar:
         state=State({"runtime": runtime, "rate_limiter": RateLimiter(settings.limits.requests_per_minute)}),
         middleware=[count_streams(runtime), idempotency(runtime)],
         before_send=[add_headers],
+        request_max_body_size=_LARGEST_BODY,
         cors_config=_cors(settings.allowed_origins),
-        openapi_config=None,
+        openapi_config=openapi.config(),
         logging_config=None,
     )
 

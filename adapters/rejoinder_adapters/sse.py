@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import anyio
 import msgspec
 from litestar import MediaType, Request, Response, get, post
 from litestar.datastructures import State
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ASGIApp
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
@@ -36,6 +36,7 @@ _GRACE_S = 2.0
 _HEADERS = {"cache-control": "no-cache, no-transform"}
 
 Asked = Request[Any, Any, State]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
 
 
 class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -182,7 +183,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
 
     @get("/v1/sessions/{session_id:str}/events", guards=[needs("read")])
     async def get_events(
-        session_id: FromPath[str], request: Asked, limit: FromQuery[int] = 200, observe: FromQuery[bool] = False
+        session_id: FromPath[str], request: Asked, limit: Limit = 200, observe: FromQuery[bool] = False
     ) -> ASGIApp:
         """The events of a session, as a stream (SSE) or (asked for JSON) page by page."""
         after = last_event_id(request)
@@ -201,8 +202,6 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         return cast(ASGIApp, EventStream(feed, frames(feed), send_s))
 
     async def _page(session_id: str, request: Asked, after: int, limit: int) -> ASGIApp:
-        if not 1 <= limit <= 1000:
-            raise ProtocolError("limit must be from 1 to 1000.", fix="Ask for the next page with `after`.")
         await stored_session(runtime, session_id)
         events = await runtime.store.events(session_id, after_seq=after, limit=limit)
         page = {

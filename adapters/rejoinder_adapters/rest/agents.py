@@ -66,7 +66,7 @@ def routes(runtime: Runtime) -> list[Any]:
         """An agent, in its newest version or an older one."""
         return _answer(await catalog.get(name, version), 200)
 
-    @get("/v1/agents/{name:str}/versions", guards=reading)
+    @get("/v1/agents/{name:str}/versions", guards=reading, operation_id="list_agent_versions")
     async def list_versions(name: FromPath[str]) -> VersionList:
         """All versions of an agent; sessions name the one that they had."""
         records = await catalog.stored.versions(name)

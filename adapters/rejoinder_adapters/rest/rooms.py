@@ -99,7 +99,7 @@ def routes(runtime: Runtime) -> list[Any]:
         """A room."""
         return _room(await _record(room_id), request)
 
-    @post("/v1/rooms/{room_id:str}/tokens", guards=talking)
+    @post("/v1/rooms/{room_id:str}/tokens", guards=talking, operation_id="create_room_token")
     async def create_token(room_id: FromPath[str], request: Asked, data: JSONBody[NewToken | None] = None) -> Join:
         """Make another token for a room."""
         wanted = data or NewToken()

@@ -97,7 +97,7 @@ def routes(runtime: Runtime) -> list[Any]:
             await store.interruptions(session_id),
         )
 
-    @get("/v1/sessions/{session_id:str}/turns", guards=reading)
+    @get("/v1/sessions/{session_id:str}/turns", guards=reading, operation_id="list_turns")
     async def get_turns(session_id: FromPath[str]) -> list[TurnRecord]:
         """The turns of a session, with spans and tool calls."""
         await stored_session(runtime, session_id)
@@ -114,13 +114,13 @@ def routes(runtime: Runtime) -> list[Any]:
         lines = (f"{names.get(message.role, message.role)}: {message.content}\n" for message in messages)
         return Response("".join(lines), media_type=MediaType.TEXT)
 
-    @post("/v1/sessions/{session_id:str}/messages", guards=talking, status_code=202)
+    @post("/v1/sessions/{session_id:str}/messages", guards=talking, status_code=202, operation_id="send_message")
     async def write(session_id: FromPath[str], data: JSONBody[Words]) -> Accepted:
         """The user says this in writing; an answer under way is interrupted. The answer comes as events."""
         session = await live_session(runtime, session_id)
         return Accepted(session_id, session.write(data.text))
 
-    @post("/v1/sessions/{session_id:str}/interrupt", guards=talking, status_code=204)
+    @post("/v1/sessions/{session_id:str}/interrupt", guards=talking, status_code=204, operation_id="interrupt_session")
     async def interrupt(session_id: FromPath[str]) -> None:
         """Stop what the agent is saying."""
         (await _live(session_id)).interrupt()
@@ -130,7 +130,7 @@ def routes(runtime: Runtime) -> list[Any]:
         """Have the agent say this, at once."""
         return Accepted(session_id, (await _live(session_id)).say(data.text))
 
-    @post("/v1/sessions/{session_id:str}/end", guards=talking, status_code=202)
+    @post("/v1/sessions/{session_id:str}/end", guards=talking, status_code=202, operation_id="end_session")
     async def end(session_id: FromPath[str], data: JSONBody[Ending | None] = None) -> None:
         """End a session for all who are in it."""
         (await _live(session_id)).end((data or Ending()).reason)

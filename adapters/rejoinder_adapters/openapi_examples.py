@@ -1,0 +1,239 @@
+"""Examples for the OpenAPI document: one caller, Ada, and her conversation; ids and times as they really look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+AT = 1_795_522_167_711
+SESSION = "ses_01m86qc0wzfxe86cre7gpypf85"
+ROOM = "room_01m86qc0wze18sk236g048eme6"
+KEY = "key_01m86q9t3cfh2r4v8w1x5y7z9a"
+DOCUMENT = "doc_01m86qb7k2e4t6m8n0p2r4s6v8"
+WEBHOOK = "hook_01m86qbd5ze8a0c2e4g6j8k0m2"
+DELIVERY = "msg_01m86qdf9we1b3d5f7h9k1m3p5"
+_TURN = "turn_01m86qc1t3e8wszjedw1kt9fhq"
+_REPLY = "reply_01m86qc1wnenz81y1ckap48emn"
+_TOKEN = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJyb2xlIjoic3BlYWtlciJ9.c2lnbmF0dXJl"
+SECRET = "whsec_C2FVsBQIhrscChlQIMV-example"
+
+DEFINITION = {
+    "instructions": "You are the receptionist of a dentist. Be brief.",
+    "greeting": "Good morning!",
+    "voice": None,
+}
+AGENT: dict[str, Any] = {
+    "name": "reception",
+    "version": 3,
+    "source": "api",
+    "created_at": AT,
+    "definition": DEFINITION,
+}
+AGENT_VERSION = {"version": 3, "created_at": AT, "created_by": KEY, "definition": DEFINITION}
+
+STORED_DOCUMENT = {
+    "id": DOCUMENT,
+    "collection": "shop",
+    "title": "Opening hours",
+    "source": None,
+    "created_at": AT,
+    "characters": 30,
+    "passages": 1,
+}
+FOUND = {
+    "document_id": DOCUMENT,
+    "collection": "shop",
+    "title": "Opening hours",
+    "source": None,
+    "position": 0,
+    "heading": "Opening hours",
+    "text": "We are open from nine to five.",
+    "score": 3.2,
+}
+
+_LINKS = {
+    "ws": f"ws://127.0.0.1:8080/v1/sessions/{SESSION}/ws",
+    "events": f"http://127.0.0.1:8080/v1/sessions/{SESSION}/events",
+}
+JOIN = {
+    **_LINKS,
+    "page": f"http://127.0.0.1:8080/talk#session={SESSION}&token={_TOKEN}",
+    "token": _TOKEN,
+    "role": "speaker",
+    "expires_at": AT + 600_000,
+}
+A_ROOM = {
+    "id": ROOM,
+    "agent": "guide",
+    "session_id": SESSION,
+    "created_at": AT,
+    "expires_at": AT + 3_600_000,
+    "join": _LINKS,
+}
+
+A_SESSION = {
+    "id": SESSION,
+    "room_id": ROOM,
+    "agent": "guide",
+    "agent_version": None,
+    "started_at": AT,
+    "ended_at": AT + 61_000,
+    "end_reason": "client_ended",
+    "input_rate": 16_000,
+    "output_rate": 24_000,
+    "metrics": {"turns": 1, "interruptions": 0, "false_interruptions": {}, "nudges": 0},
+}
+_SPANS = [
+    {"name": "endpointing", "us": 272_000, "hidden": False},
+    {"name": "stt", "us": 0, "hidden": True},
+    {"name": "llm", "us": 0, "hidden": True},
+    {"name": "chunk", "us": 0, "hidden": True},
+    {"name": "tts", "us": 1_000, "hidden": False},
+    {"name": "send", "us": 1_000, "hidden": False},
+]
+TURN = {
+    "id": _TURN,
+    "session_id": SESSION,
+    "number": 1,
+    "user_text": "What time is it?",
+    "committed_at": AT + 2_000,
+    "reply_id": _REPLY,
+    "reply_text": "It is noon.",
+    "heard_text": "It is noon.",
+    "reply_reason": "completed",
+    "played_ms": 840,
+    "estimated": False,
+    "response_us": 274_000,
+    "jitter_us": 210,
+    "speculated": True,
+    "saved_us": 96_000,
+    "discarded": 0,
+    "providers": {"stt": "moonshine", "llm": "guide", "tts": "hibari"},
+    "spans": _SPANS,
+    "tool_calls": [
+        {
+            "id": "call_01m86qc1x0e4c6e8g0j2k4m6p8",
+            "reply_id": _REPLY,
+            "turn_id": _TURN,
+            "name": "clock",
+            "arguments": "{}",
+            "status": "ok",
+            "result": "12:00",
+            "called_at": AT + 2_010,
+            "returned_at": AT + 2_011,
+        }
+    ],
+}
+MESSAGES = [
+    {
+        "id": 1,
+        "session_id": SESSION,
+        "turn_id": _TURN,
+        "role": "user",
+        "content": "What time is it?",
+        "at": AT + 2_000,
+        "seq": 4,
+    },
+    {
+        "id": 2,
+        "session_id": SESSION,
+        "turn_id": _TURN,
+        "role": "assistant",
+        "content": "It is noon.",
+        "at": AT + 3_200,
+        "seq": 9,
+    },
+]
+ACCEPTED = {"session_id": SESSION, "turn_id": _TURN}
+CHAT_ANSWER = {
+    "session_id": SESSION,
+    "turn_id": _TURN,
+    "reply_id": _REPLY,
+    "text": "It is noon.",
+    "reason": "completed",
+    "response_ms": 31.4,
+}
+_COMMITTED = {
+    "type": "turn.committed",
+    "seq": 4,
+    "at": AT + 2_000,
+    "session_id": SESSION,
+    "turn_id": _TURN,
+    "text": "What time is it?",
+}
+EVENT_PAGE = {"items": [_COMMITTED], "next_cursor": None}
+STREAM = (
+    f'id: 5\ndata: {{"type":"reply.started","seq":5,"at":{AT + 2_010},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
+    f'"turn_id":"{_TURN}"}}\n\n'
+    f'id: 6\ndata: {{"type":"reply.text","seq":6,"at":{AT + 2_020},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
+    '"delta":"It is noon."}\n\n'
+)
+
+A_KEY = {
+    "id": KEY,
+    "name": "website",
+    "prefix": "rj_h5Vd02aQ",
+    "scopes": ["talk"],
+    "dev": False,
+    "created_at": AT,
+    "expires_at": AT + 7_776_000_000,
+    "revoked_at": None,
+    "last_used_at": None,
+}
+MADE_KEY = {"key": "rj_h5Vd02aQ-this-is-an-example-and-no-key", "record": A_KEY}
+
+A_WEBHOOK = {
+    "id": WEBHOOK,
+    "url": "https://example.com/hooks",
+    "events": ["session.ended"],
+    "description": "",
+    "enabled": True,
+    "created_at": AT,
+    "failing_since": None,
+    "disabled_at": None,
+    "disabled_reason": None,
+}
+A_DELIVERY = {
+    "id": DELIVERY,
+    "type": "session.ended",
+    "state": "delivered",
+    "created_at": AT + 61_000,
+    "next_attempt_at": None,
+    "attempts": 1,
+    "delivered_at": AT + 61_140,
+    "status": 204,
+    "error": None,
+    "payload": {"type": "session.ended", "timestamp": "2026-11-24T12:10:28.711Z", "data": {"reason": "client_ended"}},
+}
+
+OFFER = {
+    "plugins": [{"name": "guide", "distribution": "rejoinder", "version": "0.1.0", "error": None}],
+    "providers": [{"kind": "llm", "name": "guide", "summary": "A table of rules that knows Rejoinder."}],
+    "tools": [
+        {
+            "name": "clock",
+            "description": "The time and the date.",
+            "side_effects": False,
+            "parameters": {"type": "object", "properties": {}},
+        }
+    ],
+}
+READY = {"status": "ok", "draining": False, "sessions": 3, "store": "ok"}
+NOT_READY = {"status": "not ready", "draining": True, "sessions": 1, "store": "ok"}
+
+MODEL = {"id": "guide", "object": "model", "created": 1_795_522_167, "owned_by": "rejoinder"}
+COMPLETION = {
+    "id": "chatcmpl-01m86qc1wnenz81y1ckap48emn",
+    "object": "chat.completion",
+    "created": 1_795_522_167,
+    "model": "guide",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "It is noon.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 4, "total_tokens": 16},
+    "system_fingerprint": None,
+}

@@ -1,0 +1,352 @@
+"""What the OpenAPI document says of each operation beyond its code: refusals, examples, headers, media types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rejoinder_adapters import openapi_examples as examples
+
+Json = dict[str, Any]
+
+TAGS: dict[str, tuple[str, str]] = {
+    "/v1/agents": ("Agents", "Who answers: instructions, providers, tools, manners; in versions."),
+    "/v1/documents": ("Documents", "What agents may look up."),
+    "/v1/rooms": ("Rooms", "Places to meet an agent, and tokens that let people in."),
+    "/v1/tickets": ("Rooms", "Places to meet an agent, and tokens that let people in."),
+    "/v1/sessions": ("Sessions", "Conversations: read back, followed live, written to, steered."),
+    "/v1/chat": ("Sessions", "Conversations: read back, followed live, written to, steered."),
+    "/v1/keys": ("Keys", "API keys."),
+    "/v1/webhooks": ("Webhooks", "Events that are sent to addresses of yours."),
+    "/v1/plugins": ("Server", "What runs here, and how it is."),
+    "/livez": ("Server", "What runs here, and how it is."),
+    "/readyz": ("Server", "What runs here, and how it is."),
+    "/version": ("Server", "What runs here, and how it is."),
+    "/metrics": ("Server", "What runs here, and how it is."),
+    "/v1/models": ("OpenAI", "Endpoints that clients of OpenAI's API can use; models are agents."),
+    "/v1/chat/completions": ("OpenAI", "Endpoints that clients of OpenAI's API can use; models are agents."),
+    "/v1/audio": ("OpenAI", "Endpoints that clients of OpenAI's API can use; models are agents."),
+}
+"""Under which heading a path comes, and what that is about."""
+
+
+class Operation(NamedTuple):
+    """`errors` are codes beyond those that all operations have; `request` and `answer` are examples of JSON bodies.
+
+    `responses` come instead of (or beside) those that Litestar knows, `parameters` too; `body` where it knows of none.
+    """
+
+    errors: tuple[str, ...] = ()
+    request: Any = None
+    answer: Any = None
+    responses: Mapping[str, Json] = {}
+    parameters: tuple[Json, ...] = ()
+    body: Json | None = None
+
+
+def _parameter(name: str, where: str, description: str, schema: Json, **more: Any) -> Json:
+    return {"name": name, "in": where, "description": description, "schema": schema, "required": False, **more}
+
+
+def _json(schema: Json, example: Any, description: str = "Here it is.") -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list_of(name: str, example: Any) -> Json:
+    return _json({"type": "array", "items": _ref(name)}, example)
+
+
+PARAMETERS: dict[str, Json] = {
+    "session_id": {"description": "The session's id.", "example": examples.SESSION},
+    "room_id": {"description": "The room's id.", "example": examples.ROOM},
+    "key_id": {"description": "The key's id (not the key).", "example": examples.KEY},
+    "document_id": {"description": "The document's id.", "example": examples.DOCUMENT},
+    "webhook_id": {"description": "The webhook's id.", "example": examples.WEBHOOK},
+    "delivery_id": {"description": "The message's id.", "example": examples.DELIVERY},
+    "name": {"description": "The agent's name.", "example": "reception"},
+    "model": {"description": "An agent's name, or that of a TTS or STT provider.", "example": "guide"},
+    "version": {"description": "A version's number; without it the newest."},
+    "limit": {"description": "How many there are on a page, at most."},
+    "before": {"description": "The `next_cursor` of the page before; without it the newest come."},
+    "collection": {"description": "Only of this collection.", "example": "default"},
+    "agent": {"description": "Only with this agent.", "example": "guide"},
+    "end_reason": {"description": "Only those that ended so.", "example": "client_ended"},
+    "live": {"description": "Only those that go on (true), or are over (false)."},
+    "since": {"description": "Only those that started at this time or later, in Unix ms.", "example": examples.AT},
+    "until": {"description": "Only those that started before this time, in Unix ms."},
+    "observe": {
+        "description": "True: the reader only watches. Otherwise one who may talk takes part: a room's session begins, "
+        "and goes on while the stream is read."
+    },
+}
+"""Parameters by name."""
+
+IDEMPOTENCY_KEY = _parameter(
+    "Idempotency-Key",
+    "header",
+    "The same request with the same key is done once, and answered each time, for a day.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+)
+_ETAG = {"ETag": {"$ref": "#/components/headers/ETag"}}
+_CONDITIONS = (
+    _parameter(
+        "If-Match",
+        "header",
+        "Only if the agent has this version: the ETag that GET gave.",
+        {"type": "string", "pattern": '^(W/)?"[0-9]{1,9}"$'},
+    ),
+    _parameter(
+        "If-None-Match", "header", "`*`: only if there is no such agent yet.", {"type": "string", "enum": ["*"]}
+    ),
+)
+_SESSION_ERRORS = ("unknown_session", "session_not_started", "room_expired")
+_LIVE_ERRORS = (*_SESSION_ERRORS, "session_over", "too_fast", "bad_message")
+_START_ERRORS = (
+    "full",
+    "draining",
+    "unknown_agent",
+    "missing_dependency",
+    "missing_model",
+    "provider_failed",
+    "bad_config",
+)
+_TEXT_ERRORS = ("empty_text", "text_too_long")
+_STREAM = {"text/event-stream": {"schema": _ref("EventStream"), "example": examples.STREAM}}
+_URL_ERRORS = ("bad_url", "unknown_host", "address_refused", "unknown_event")
+_PLAIN = {"schema": {"type": "string"}}
+_AUDIO = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_UPLOAD: Json = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "contentMediaType": "audio/wav", "description": "The recording."},
+                    "model": {"type": "string", "description": "An agent or an STT provider."},
+                    "language": {"type": "string", "description": "ISO 639-1; without it the agent's."},
+                    "response_format": {"type": "string", "enum": ["json", "text", "verbose_json", "srt", "vtt"]},
+                    "stream": {"type": "boolean"},
+                },
+            },
+            "example": {"file": "...", "model": "guide"},
+        }
+    },
+}
+_OBJECT: Json = {"type": "object"}
+
+OPERATIONS: dict[str, Operation] = {
+    "list_agents": Operation(answer={"items": [examples.AGENT]}),
+    "get_agent": Operation(
+        ("404 unknown_agent", "invalid_agent"),
+        responses={"200": {**_json(_ref("AgentView"), examples.AGENT), "headers": _ETAG}},
+    ),
+    "list_agent_versions": Operation(
+        ("404 unknown_agent", "invalid_agent"), answer={"items": [examples.AGENT_VERSION]}
+    ),
+    "put_agent": Operation(
+        ("bad_agent_name", "invalid_agent", "agent_fixed", "version_mismatch", "bad_message"),
+        request=examples.DEFINITION,
+        responses={
+            "200": {**_json(_ref("AgentView"), examples.AGENT, "It has a new version."), "headers": _ETAG},
+            "201": {**_json(_ref("AgentView"), examples.AGENT, "It was made."), "headers": _ETAG},
+        },
+        parameters=_CONDITIONS,
+    ),
+    "delete_agent": Operation(
+        ("404 unknown_agent", "invalid_agent", "agent_fixed", "version_mismatch", "bad_message"), parameters=_CONDITIONS
+    ),
+    "list_documents": Operation(answer={"items": [examples.STORED_DOCUMENT], "next_cursor": None}),
+    "add_document": Operation(
+        ("bad_document",),
+        request={"title": "Opening hours", "text": "We are open from nine to five.", "collection": "shop"},
+        answer=examples.STORED_DOCUMENT,
+    ),
+    "get_document": Operation(("unknown_document",), answer=examples.STORED_DOCUMENT),
+    "remove_document": Operation(("unknown_document",)),
+    "search_documents": Operation(
+        ("bad_document",),
+        request={"query": "When do you open?", "collections": ["shop"], "limit": 3},
+        answer={"items": [examples.FOUND]},
+    ),
+    "create_room": Operation(
+        ("unknown_agent", "invalid_agent", "draining"),
+        request={"agent": "guide", "identity": "ada"},
+        answer={**examples.A_ROOM, "join": examples.JOIN},
+    ),
+    "list_rooms": Operation(answer={"items": [examples.A_ROOM], "next_cursor": None}),
+    "get_room": Operation(("unknown_room",), answer=examples.A_ROOM),
+    "create_room_token": Operation(("unknown_room",), request={"role": "listener", "ttl_s": 600}, answer=examples.JOIN),
+    "create_ticket": Operation(
+        ("too_many_tickets",), answer={"ticket": "Zq3v0x1K9mJrT5yWb7uPcQ8hLsNdFgAe", "expires_at": examples.AT + 30_000}
+    ),
+    "list_sessions": Operation(answer={"items": [examples.A_SESSION], "next_cursor": None}),
+    "get_session": Operation(
+        _SESSION_ERRORS,
+        answer={
+            "session": examples.A_SESSION,
+            "live": False,
+            "turns": [examples.TURN],
+            "messages": examples.MESSAGES,
+            "interruptions": [],
+        },
+    ),
+    "list_turns": Operation(_SESSION_ERRORS, answer=[examples.TURN]),
+    "get_transcript": Operation(
+        _SESSION_ERRORS,
+        responses={
+            "200": {
+                "description": "As JSON, or line by line if text/plain is asked for.",
+                "content": {
+                    **_list_of("MessageRecord", examples.MESSAGES)["content"],
+                    "text/plain": {**_PLAIN, "example": "user: what time is it\nagent: It is noon.\n"},
+                },
+            }
+        },
+    ),
+    "get_events": Operation(
+        (*_SESSION_ERRORS, *_START_ERRORS, "bad_event_id"),
+        responses={
+            "200": {
+                "description": "A stream that ends with the session, or (JSON asked for) a page.",
+                "content": {
+                    **_STREAM,
+                    "application/json": {"schema": _ref("EventPage"), "example": examples.EVENT_PAGE},
+                },
+            },
+            "204": {"description": "The session is over, and the reader has all of it: do not come back."},
+        },
+        parameters=(
+            _parameter(
+                "after",
+                "query",
+                "Only events after this number; `Last-Event-ID` comes first.",
+                {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            ),
+            _parameter(
+                "Last-Event-ID",
+                "header",
+                "The number of the last event that arrived.",
+                {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            ),
+        ),
+    ),
+    "send_message": Operation(
+        (*_LIVE_ERRORS, *_START_ERRORS, *_TEXT_ERRORS), request={"text": "What time is it?"}, answer=examples.ACCEPTED
+    ),
+    "interrupt_session": Operation(_LIVE_ERRORS),
+    "say": Operation((*_LIVE_ERRORS, *_TEXT_ERRORS), request={"text": "Your taxi is here."}, answer=examples.ACCEPTED),
+    "end_session": Operation(_LIVE_ERRORS, request={"reason": "done"}),
+    "chat": Operation(
+        (*_LIVE_ERRORS, *_START_ERRORS, *_TEXT_ERRORS),
+        request={"text": "What time is it?", "agent": "guide"},
+        responses={
+            "200": {
+                "description": "The events of the turn as a stream, or (JSON asked for) the answer as a whole.",
+                "content": {
+                    **_STREAM,
+                    "application/json": {"schema": _ref("ChatAnswer"), "example": examples.CHAT_ANSWER},
+                },
+            }
+        },
+    ),
+    "list_keys": Operation(answer={"items": [examples.A_KEY]}),
+    "create_key": Operation(
+        ("unknown_scope",),
+        request={"name": "website", "scopes": ["talk"], "ttl_s": 7_776_000},
+        answer=examples.MADE_KEY,
+    ),
+    "rotate_key": Operation(("unknown_key",), request={"overlap_s": 3600}, answer=examples.MADE_KEY),
+    "revoke_key": Operation(("unknown_key",)),
+    "create_webhook": Operation(
+        (*_URL_ERRORS, "too_many_webhooks"),
+        request={"url": "https://example.com/hooks", "events": ["session.ended"]},
+        answer={"secret": examples.SECRET, "webhook": examples.A_WEBHOOK},
+    ),
+    "list_webhooks": Operation(answer={"items": [examples.A_WEBHOOK]}),
+    "get_webhook": Operation(("unknown_webhook",), answer=examples.A_WEBHOOK),
+    "change_webhook": Operation(
+        ("unknown_webhook", *_URL_ERRORS), request={"enabled": True}, answer=examples.A_WEBHOOK
+    ),
+    "delete_webhook": Operation(("unknown_webhook",)),
+    "rotate_webhook_secret": Operation(
+        ("unknown_webhook",),
+        request={"overlap_s": 3600},
+        answer={"secret": examples.SECRET, "webhook": examples.A_WEBHOOK},
+    ),
+    "test_webhook": Operation(("unknown_webhook", "webhook_disabled"), answer=examples.A_DELIVERY),
+    "list_deliveries": Operation(("unknown_webhook",), answer={"items": [examples.A_DELIVERY], "next_cursor": None}),
+    "redeliver": Operation(("unknown_webhook", "unknown_delivery", "webhook_disabled"), answer=examples.A_DELIVERY),
+    "list_plugins": Operation(answer=examples.OFFER),
+    "livez": Operation(answer={"status": "ok"}),
+    "readyz": Operation(
+        responses={
+            "200": _json(_ref("Readiness"), examples.READY),
+            "503": _json(_ref("Readiness"), examples.NOT_READY, "Not now: it stops, or cannot store what is said."),
+        }
+    ),
+    "version": Operation(answer={"name": "rejoinder", "version": "0.1.0"}),
+    "get_metrics": Operation(
+        responses={
+            "200": {
+                "description": "The metrics.",
+                "content": {
+                    "text/plain": {
+                        **_PLAIN,
+                        "example": "# HELP rejoinder_sessions Live sessions.\nrejoinder_sessions 3.0\n",
+                    },
+                    "application/openmetrics-text": _PLAIN,
+                },
+            }
+        }
+    ),
+    "list_models": Operation(answer={"object": "list", "data": [examples.MODEL]}),
+    "retrieve_model": Operation(answer=examples.MODEL),
+    "create_chat_completion": Operation(
+        request={"model": "guide", "messages": [{"role": "user", "content": "What time is it?"}]},
+        responses={
+            "200": {
+                "description": "The answer, or (with `stream`) its pieces.",
+                "content": {
+                    "application/json": {"schema": _OBJECT, "example": examples.COMPLETION},
+                    "text/event-stream": _PLAIN,
+                },
+            }
+        },
+    ),
+    "create_speech": Operation(
+        request={"model": "guide", "input": "Good morning.", "response_format": "wav"},
+        responses={
+            "200": {
+                "description": "The speech, in the format that was asked for; with `stream_format: sse` as events.",
+                "content": {
+                    **dict.fromkeys(
+                        ("audio/mpeg", "audio/wav", "audio/pcm", "audio/opus", "audio/aac", "audio/flac"), _AUDIO
+                    ),
+                    "text/event-stream": _PLAIN,
+                },
+            }
+        },
+    ),
+    "create_transcription": Operation(
+        responses={
+            "200": {
+                "description": "What was said, in the `response_format` that was asked for.",
+                "content": {
+                    "application/json": {"schema": _OBJECT, "example": {"text": "Good morning."}},
+                    "text/plain": _PLAIN,
+                    "text/vtt": _PLAIN,
+                    "text/event-stream": _PLAIN,
+                },
+            }
+        },
+        body=_UPLOAD,
+    ),
+    "create_translation": Operation(body=_UPLOAD),
+}
+"""By `operationId`."""
