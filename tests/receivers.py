@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -78,9 +79,9 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Receiver, str]]:
     receiver = Receiver()
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
     try:
         yield receiver, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
     finally:
@@ -123,9 +124,11 @@ class Box:
 
 
 @asynccontextmanager
-async def opened(path: Path | None = None, clock: ManualClock | None = None, **options: Any) -> AsyncIterator[Box]:
+async def opened(
+    path: Path | str | None = None, clock: ManualClock | None = None, **options: Any
+) -> AsyncIterator[Box]:
     clock = clock or ManualClock()
-    store = Store(f"sqlite+aiosqlite:///{path}" if path else "sqlite+aiosqlite:///:memory:")
+    store = Store(path if isinstance(path, str) else f"sqlite+aiosqlite:///{path or ':memory:'}")
     await store.open()
     counted: list[str] = []
     hooks = Webhooks(store, clock, **{"private": True, "counted": counted.append, **options})

@@ -8,10 +8,11 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 from rejoinder.clock import Clock
 from rejoinder.errors import StoreError
-from rejoinder.netguard import Resolve, resolve_host
+from rejoinder.netguard import Resolve
 from rejoinder.store.outbox import DeliveryRecord, Outbox, Outcome, Room, WebhookRecord
 from rejoinder.store.store import Store
 
@@ -24,7 +25,6 @@ _GIVE_UP_MS = 5 * 86_400_000
 """A webhook that has failed for this long, without one success, is disabled."""
 KEPT_MS = 30 * 86_400_000
 _PRUNE_S = 3_600.0
-TIMEOUT_S = 10.0
 _LEASE_MS = 30_000
 """What was claimed and not settled by then (the process died) is due again; longer than an attempt takes."""
 _AT_ONCE, _PER_WEBHOOK = 16, 4
@@ -55,24 +55,24 @@ class Dispatcher:
         hooks: Hooks,
         refresh: Callable[[], Awaitable[None]],
         *,
-        private: bool = False,
-        counted: Callable[[str], None] = lambda outcome: None,
-        resolve: Resolve = resolve_host,
-        timeout_s: float = TIMEOUT_S,
+        private: bool,
+        counted: Callable[[str], None],
+        resolve: Resolve,
+        timeout_s: float,
     ) -> None:
         self._store = store
         self._outbox = Outbox(store)
         self._clock = clock
         self._hooks = hooks
         self._refresh = refresh
-        self._private = private
         self._counted = counted
-        self._resolve = resolve
-        self._timeout_s = timeout_s
+        self._options = {"private": private, "resolve": resolve, "timeout_s": timeout_s}
+        self._poster: Any = None
         self._random = random.Random()
         self._wake = asyncio.Event()
         self._fresh = False
         self._failing = False
+        self._empty = False
         self._parting = False
         self._refreshed, self._pruned = clock.monotonic(), float("-inf")
         self._outcomes: list[Outcome] = []
@@ -96,6 +96,8 @@ class Dispatcher:
         for other in sending:
             other.cancel()
         await asyncio.wait([task, *sending])
+        if self._poster is not None:
+            await self._poster.close()
         cut = list(self._sending.values())
         self._sending.clear()
         try:
@@ -145,6 +147,8 @@ class Dispatcher:
                 await asyncio.sleep(_COALESCE_S)
             await self._store.writer.flush()
         await self._look_after()
+        if self._empty and not self._hooks() and not self._outcomes:
+            return _REFRESH_S
         outcomes = self._take_outcomes()
         now = self._clock.wall_ms()
         try:
@@ -160,6 +164,7 @@ class Dispatcher:
             self._begin(delivery, now)
         # Not one transaction for each delivery where many come back at once.
         await asyncio.sleep(_PACE_S)
+        self._empty = next_at is None and not self._sending and not self._outcomes
         if next_at is None:
             return _REFRESH_S
         return min(_REFRESH_S, max(0.0, (next_at - self._clock.wall_ms()) / 1000))
@@ -210,14 +215,9 @@ class Dispatcher:
         try:
             secrets = [secret.secret for secret in hook.secrets if secret.until is None or secret.until > now]
             headers = posting.headers_of(delivery.id, secrets, now, delivery.payload)
-            answer = await posting.post(
-                hook.url,
-                headers,
-                delivery.payload,
-                private=self._private,
-                timeout_s=self._timeout_s,
-                resolve=self._resolve,
-            )
+            if self._poster is None:
+                self._poster = posting.Poster(**self._options)
+            answer = await self._poster.post(hook.url, headers, delivery.payload)
             status, retry_after = answer.status, answer.retry_after_s
             if not 200 <= status < 300:
                 error = f"The receiver answered {status}."

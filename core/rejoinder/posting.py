@@ -66,32 +66,48 @@ def headers_of(message_id: str, secrets: Sequence[str], at_ms: int, body: str) -
     }
 
 
-async def post(
-    url: str,
-    headers: dict[str, str],
-    body: str,
-    *,
-    private: bool,
-    timeout_s: float,
-    resolve: Resolve = resolve_host,
-) -> Answer:
-    """Post `body` to `url` within `timeout_s` seconds; redirects are not followed.
+class Poster:
+    """Posts messages, each over a connection of its own; `close()` it on the loop it was used on.
 
-    The name is resolved once, and the connection is made to an address that was checked.
-
-    Raises:
-        PostError: it could not be sent, or nobody answered.
+    With `private` they may go to this machine and to private networks. `timeout_s` is for all of a message.
     """
-    try:
-        async with asyncio.timeout(timeout_s):
-            target = _target(url)
-            addresses = await _addresses(target, private, resolve)
-            tls = await asyncio.to_thread(_certificates)
-            return await _send(target, addresses, headers, body.encode(), tls, timeout_s)
-    except TimeoutError:
-        raise PostError(f"No answer within {timeout_s:g} s.") from None
-    except ConfigError as error:
-        raise PostError(error.message) from None
+
+    def __init__(self, *, private: bool, resolve: Resolve, timeout_s: float) -> None:
+        self._private = private
+        self._resolve = resolve
+        self._timeout_s = timeout_s
+        self._transport: httpx.AsyncHTTPTransport | None = None
+
+    async def post(self, url: str, headers: dict[str, str], body: str) -> Answer:
+        """Post `body` to `url`; redirects are not followed.
+
+        The name is resolved once, and the connection is made to an address that was checked.
+
+        Raises:
+            PostError: it could not be sent, or nobody answered.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                target = _target(url)
+                addresses = await _addresses(target, self._private, self._resolve)
+                if self._transport is None:
+                    # Without the environment: no proxy. No connection is kept: two names may share an address.
+                    self._transport = httpx.AsyncHTTPTransport(
+                        verify=await asyncio.to_thread(certificates),
+                        trust_env=False,
+                        limits=httpx.Limits(max_keepalive_connections=0),
+                    )
+                return await _send(self._transport, target, addresses, headers, body.encode(), self._timeout_s)
+        except TimeoutError:
+            raise PostError(f"No answer within {self._timeout_s:g} s.") from None
+        except ConfigError as error:
+            raise PostError(error.message) from None
+
+    async def close(self) -> None:
+        """Close what is open. Idempotent."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.aclose()
 
 
 def _target(text: str) -> _Target:
@@ -127,37 +143,35 @@ async def _addresses(target: _Target, private: bool, resolve: Resolve) -> list[s
 
 
 async def _send(
+    transport: httpx.AsyncHTTPTransport,
     target: _Target,
     addresses: Sequence[str],
     headers: dict[str, str],
     body: bytes,
-    tls: ssl.SSLContext,
     timeout_s: float,
 ) -> Answer:
     failure = ""
-    # Without the environment: no proxy, no .netrc. A connection serves one message: two names may share an address.
-    async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=timeout_s) as client:
-        for address in addresses:
-            request = client.build_request(
-                "POST",
-                target.url.copy_with(host=address),
-                content=body,
-                headers={**headers, "host": target.url.netloc.decode("ascii"), "accept-encoding": "identity"},
-                # TLS asks for the name and checks the certificate against it.
-                extensions={"sni_hostname": target.host},
-            )
-            try:
-                response = await client.send(request, stream=True, follow_redirects=False)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                failure = str(error)
-                continue
-            except httpx.HTTPError as error:
-                raise PostError(f"No proper answer ({error or type(error).__name__}).") from None
-            try:
-                await _drain(response)
-                return Answer(response.status_code, _retry_after(response.headers.get("retry-after")))
-            finally:
-                await response.aclose()
+    for address in addresses:
+        request = httpx.Request(
+            "POST",
+            target.url.copy_with(host=address),
+            content=body,
+            headers={**headers, "host": target.url.netloc.decode("ascii"), "connection": "close"},
+            # TLS asks for the name and checks the certificate against it.
+            extensions={"sni_hostname": target.host, "timeout": httpx.Timeout(timeout_s).as_dict()},
+        )
+        try:
+            response = await transport.handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            failure = str(error)
+            continue
+        except httpx.HTTPError as error:
+            raise PostError(f"No proper answer ({error or type(error).__name__}).") from None
+        try:
+            await _drain(response)
+            return Answer(response.status_code, _retry_after(response.headers.get("retry-after")))
+        finally:
+            await response.aclose()
     raise PostError(f"Cannot connect ({failure or 'no connection'}).")
 
 
@@ -190,6 +204,6 @@ def _retry_after(text: str | None) -> float | None:
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """Made once: it reads all the certificates there are, which takes some ten milliseconds."""
     return httpx.create_ssl_context()

@@ -13,10 +13,10 @@ import msgspec
 
 from rejoinder import events
 from rejoinder.clock import Clock
-from rejoinder.delivery import TIMEOUT_S, Dispatcher
+from rejoinder.delivery import Dispatcher
 from rejoinder.errors import ConfigError, SessionError
 from rejoinder.ids import new_id
-from rejoinder.netguard import Resolve, resolve_host
+from rejoinder.netguard import Resolve, Resolver
 from rejoinder.store.outbox import DeliveryRecord, Outbox, Secret, WebhookRecord
 from rejoinder.store.statements import Write
 from rejoinder.store.store import Store
@@ -31,6 +31,7 @@ TEST = "webhook.test"
 MOST = 100
 """Webhooks of one server."""
 _MOST_SECRETS = 5
+_TIMEOUT_S = 10.0
 
 
 class Webhooks:
@@ -46,14 +47,15 @@ class Webhooks:
         *,
         private: bool = False,
         counted: Callable[[str], None] = lambda outcome: None,
-        resolve: Resolve = resolve_host,
-        timeout_s: float = TIMEOUT_S,
+        resolve: Resolve | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
         self._store = store
         self._outbox = Outbox(store)
         self._clock = clock
         self._private = private
-        self._resolve = resolve
+        self._resolver = Resolver()
+        self._resolve = resolve or self._resolver
         self._hooks: dict[str, WebhookRecord] = {}
         self._wanted: dict[type, tuple[str, ...]] = {}
         self.dispatcher = Dispatcher(
@@ -63,7 +65,7 @@ class Webhooks:
             self.refresh,
             private=private,
             counted=counted,
-            resolve=resolve,
+            resolve=self._resolve,
             timeout_s=timeout_s,
         )
 
@@ -79,6 +81,7 @@ class Webhooks:
     async def close(self) -> None:
         """End; what is not delivered yet goes on after the next start. Idempotent."""
         await self.dispatcher.close()
+        self._resolver.close()
 
     async def refresh(self) -> None:
         """Read the webhooks again."""

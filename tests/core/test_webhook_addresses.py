@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from tests.receivers import opened, receiving
 
+from rejoinder import posting
 from rejoinder.errors import ConfigError
 from rejoinder.netguard import permitted
+from rejoinder.settings import WebhookOptions
 
 REFUSED = ["127.0.0.1", "10.0.0.8", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1",
            "fe80::1", "fc00::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "240.0.0.1"]  # fmt: skip
@@ -83,6 +88,69 @@ def test_the_connection_is_made_to_the_address_that_was_checked() -> None:
             assert receiver.got[0][0]["host"] == f"hooks.invalid:{port}"
 
     asyncio.run(main())
+
+
+def test_the_certificate_must_be_that_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server_tls, trusting = certificate("hooks.invalid", tmp_path)
+    monkeypatch.setattr(posting, "certificates", lambda: trusting)
+    asked: list[str | None] = []
+    server_tls.sni_callback = lambda sock, name, context: asked.append(name)
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    async def main() -> None:
+        async with receiving(server_tls) as (receiver, url), opened(resolve=resolve) as box:
+            port = url.split(":")[2].split("/")[0]
+            good, _ = await box.hooks.create(f"https://hooks.invalid:{port}/hook")
+            await box.hooks.test(good.id)
+            await receiver.until(1)
+            assert asked == ["hooks.invalid"]
+            await box.hooks.delete(good.id)
+            other, _ = await box.hooks.create(f"https://other.invalid:{port}/hook")
+            delivery = await box.hooks.test(other.id)
+            rows = await box.until(lambda rows: any(row.id == delivery.id and row.attempts for row in rows))
+            (row,) = [row for row in rows if row.id == delivery.id]
+            assert row.error
+            assert "certificate" in row.error.lower()
+            assert len(receiver.got) == 1
+
+    asyncio.run(main())
+
+
+def certificate(name: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's TLS for `name`, and a client's that trusts it."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    kind, form, secret = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "server.pem").write_bytes(key.private_bytes(kind, form, secret) + pem)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "server.pem")
+    return server, ssl.create_default_context(cadata=pem.decode())
+
+
+def test_the_settings_page_knows_the_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    section = page.split("<!-- Webhooks -->")[1].split("<!--")[0]
+    for name, field in WebhookOptions.model_fields.items():
+        assert f"| `{name}` | `{str(field.default).lower()}` |" in section
 
 
 def test_redirects_are_not_followed() -> None:

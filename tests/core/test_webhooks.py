@@ -22,6 +22,7 @@ from rejoinder.delivery import KEPT_MS, LADDER_S
 from rejoinder.errors import ConfigError, SessionError
 from rejoinder.store import tables
 from rejoinder.store.outbox import DeliveryRecord, Outbox
+from rejoinder.store.schema import parse_url, upgrade
 from rejoinder.store.statements import Write
 from rejoinder.webhooks import DEFAULT_EVENTS, EVENTS
 
@@ -99,9 +100,10 @@ def test_the_outbox_is_written_with_the_event_or_not_at_all(monkeypatch: pytest.
     asyncio.run(main())
 
 
-def test_a_receiver_that_fails_is_tried_on_the_ladder_and_then_given_up() -> None:
+def test_a_receiver_that_fails_is_tried_on_the_ladder_and_then_given_up(database_url: str) -> None:
     async def main() -> None:
-        async with receiving() as (receiver, url), opened() as box:
+        await upgrade(parse_url(database_url))
+        async with receiving() as (receiver, url), opened(database_url) as box:
             receiver.answer = lambda number: (500, "")
             record, _ = await box.hooks.create(url)
             box.publish(started())
@@ -252,10 +254,10 @@ def test_a_crash_between_sending_and_noting_sends_it_once_more_under_the_same_id
     asyncio.run(main())
 
 
-def test_two_processes_on_one_database_share_the_work(tmp_path: Path) -> None:
+def test_two_processes_on_one_database_share_the_work(database_url: str) -> None:
     async def main() -> None:
-        clock = ManualClock()
-        path = tmp_path / "a.db"
+        clock, path = ManualClock(), database_url
+        await upgrade(parse_url(path))
         async with receiving() as (receiver, url), opened(path, clock) as one, opened(path, clock) as two:
             record, _ = await one.hooks.create(url)
             await two.hooks.refresh()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rejoinder.store import tables
@@ -18,6 +18,11 @@ WINDOW = 64
 """At most so many deliveries that are due are looked at in one go."""
 _PRUNED = 500
 """At most so many of the oldest deliveries are looked at in one go."""
+_SETTLE = (
+    update(tables.webhook_deliveries)
+    .where(_rows.id == bindparam("key"))
+    .values({name: bindparam(name) for name in ("next_attempt_at", "attempts", "delivered_at", "status", "error")})
+)
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -154,8 +159,8 @@ class Outbox:
         What is claimed is nobody else's for `lease_ms`; after that, unless settled, it is due again.
         """
         async with self._store.transaction() as connection:
-            for outcome in outcomes:
-                await self._settle(connection, outcome)
+            if outcomes:
+                await self._settle(connection, outcomes)
             if room.left <= 0:
                 # Whatever comes back makes room, and asks again.
                 return [], None
@@ -191,26 +196,33 @@ class Outbox:
                 await connection.execute(delete(tables.webhook_deliveries).where(_rows.id.in_(old)))
         return len(old) == _PRUNED
 
-    async def _settle(self, connection: AsyncConnection, outcome: Outcome) -> None:
-        delivery = outcome.delivery
-        change = update(tables.webhook_deliveries).where(_rows.id == delivery.id)
+    async def _settle(self, connection: AsyncConnection, outcomes: Sequence[Outcome]) -> None:
         await connection.execute(
-            change.values(
-                next_attempt_at=outcome.next_attempt_at,
-                attempts=outcome.attempts,
-                delivered_at=outcome.at if outcome.delivered else None,
-                status=outcome.status,
-                error=outcome.error,
-            )
+            _SETTLE,
+            [
+                {
+                    "key": outcome.delivery.id,
+                    "next_attempt_at": outcome.next_attempt_at,
+                    "attempts": outcome.attempts,
+                    "delivered_at": outcome.at if outcome.delivered else None,
+                    "status": outcome.status,
+                    "error": outcome.error,
+                }
+                for outcome in outcomes
+            ],
         )
-        hook = update(tables.webhooks).where(_hooks.id == delivery.webhook_id)
-        if outcome.delivered:
-            await connection.execute(hook.where(_hooks.failing_since.is_not(None)).values(failing_since=None))
-        elif outcome.counted:
-            await connection.execute(hook.where(_hooks.failing_since.is_(None)).values(failing_since=outcome.at))
-        if outcome.disable is not None:
-            off = hook.where(_hooks.disabled_at.is_(None))
-            await connection.execute(off.values(disabled_at=outcome.at, disabled_reason=outcome.disable))
+        failed = {o.delivery.webhook_id: o.at for o in outcomes if o.counted and not o.delivered}
+        for webhook_id, at in failed.items():
+            since = update(tables.webhooks).where(_hooks.id == webhook_id, _hooks.failing_since.is_(None))
+            await connection.execute(since.values(failing_since=at))
+        if working := {o.delivery.webhook_id for o in outcomes if o.delivered}:
+            well = update(tables.webhooks).where(_hooks.id.in_(working), _hooks.failing_since.is_not(None))
+            await connection.execute(well.values(failing_since=None))
+        for outcome in outcomes:
+            if outcome.disable is not None:
+                hook = (_hooks.id == outcome.delivery.webhook_id) & _hooks.disabled_at.is_(None)
+                off = update(tables.webhooks).where(hook)
+                await connection.execute(off.values(disabled_at=outcome.at, disabled_reason=outcome.disable))
 
 
 class Room:
