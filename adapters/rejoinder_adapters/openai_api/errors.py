@@ -15,6 +15,9 @@ from rejoinder.errors import ConfigError, ProviderError, ProviderTimeout, Rejoin
 log = logging.getLogger(__name__)
 
 _STATUS = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
     "unknown_agent": 404,
     "context_too_long": 400,
     "provider_rate_limited": 429,
@@ -78,13 +81,14 @@ def _of_rejoinder(error: RejoinderError) -> ApiError:
             status = 504 if isinstance(error, ProviderTimeout) else 502
         else:
             status = 503 if isinstance(error, (StoreError, ConfigError)) else 400
-    headers = {}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if (after_s := getattr(error, "retry_after_s", None)) is not None:
         headers["Retry-After"] = str(math.ceil(after_s))
     if status >= 500 and not error.retryable:
         # OpenAI's SDK repeats every 5xx twice unless it is told not to.
         headers["x-should-retry"] = "false"
-    return ApiError(status, message, code=error.code, headers=headers)
+    code = _CODES[status] if status in (401, 403) else error.code
+    return ApiError(status, message, code=code, headers=headers)
 
 
 def _of_http(error: HTTPException) -> ApiError:
