@@ -22,7 +22,7 @@ from rejoinder.errors import ProtocolError, StoreError
 from rejoinder.events import Error, ReplyFinished, ReplyStarted, SessionEnded, TurnMetrics, decode_event, encode
 from rejoinder.hookspecs import hookimpl
 from rejoinder.session import Session
-from rejoinder_adapters.feed import Feed, Numbered, frame
+from rejoinder_adapters.feed import Feed, Numbered, Rouser, frame
 from rejoinder_adapters.protocol import abort
 from rejoinder_adapters.security import needs, principal_of
 from rejoinder_adapters.sessions import live_session, stored_session
@@ -180,6 +180,7 @@ async def _answer(feed: Feed, turn: Turn) -> AsyncGenerator[bytes, None]:
 def register_routes(runtime: Runtime) -> Iterable[Any]:
     """`GET /v1/sessions/{session_id}/events` and `POST /v1/chat`."""
     send_s = runtime.settings.limits.sse_send_s
+    rouser = Rouser()
 
     @get("/v1/sessions/{session_id:str}/events", guards=[needs("read")])
     async def get_events(
@@ -195,7 +196,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             await live_session(runtime, session_id, may_be_over=True)
         else:
             await stored_session(runtime, session_id)
-        feed = Feed(runtime, session_id, after, present=takes_part)
+        feed = Feed(runtime, rouser, session_id, after, present=takes_part)
         if session_id not in runtime.sessions and not await runtime.store.events(session_id, after_seq=after, limit=1):
             # The session is over and the reader has all of it: a browser asks no more.
             return Response(b"", status_code=204).to_asgi_response(None, request)
@@ -215,7 +216,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
     async def chat(data: JSONBody[ChatRequest], request: Asked) -> ASGIApp:
         """Say something and get the answer: its events as a stream (SSE), or (asked for JSON) as a whole."""
         session = await _session(data)
-        feed = Feed(runtime, session.id, session.bus.seq, present=True)
+        feed = Feed(runtime, rouser, session.id, session.bus.seq, present=True)
         try:
             turn = Turn(session.write(data.text))
         except BaseException:
