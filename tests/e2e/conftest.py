@@ -44,7 +44,7 @@ class ServerProcess:
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             self._said.append(line)
-            if found := re.search(r"ws://[^/]+", line):
+            if found := re.search(r"ws://[^/\s]+", line):
                 self.url = found.group()
                 self._ready.set()
         self._ready.set()
@@ -92,6 +92,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("REJOINDER_")},
             "REJOINDER_PORT": "0",
+            "REJOINDER_AUTH__MODE": "none",
+            "REJOINDER_AUTH__DEV_KEY_FILE": str(tmp_path / "dev-key"),
             "REJOINDER_DATABASE_URL": f"sqlite+aiosqlite:///{database}",
             "REJOINDER_DEFAULT_AGENT": "scripted",
             "REJOINDER_AGENTS": json.dumps({"scripted": AGENT}),
