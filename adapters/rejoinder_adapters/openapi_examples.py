@@ -161,12 +161,11 @@ _COMMITTED = {
     "text": "What time is it?",
 }
 EVENT_PAGE = {"items": [_COMMITTED], "next_cursor": None}
-STREAM = (
-    f'id: 5\ndata: {{"type":"reply.started","seq":5,"at":{AT + 2_010},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
-    f'"turn_id":"{_TURN}"}}\n\n'
-    f'id: 6\ndata: {{"type":"reply.text","seq":6,"at":{AT + 2_020},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
-    '"delta":"It is noon."}\n\n'
-)
+STREAM = {
+    "id": "6",
+    "data": f'{{"type":"reply.text","seq":6,"at":{AT + 2_020},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
+    '"delta":"It is noon."}',
+}
 
 A_KEY = {
     "id": KEY,

@@ -118,6 +118,7 @@ _TEXT_ERRORS = ("empty_text", "text_too_long")
 _STREAM = {"text/event-stream": {"schema": _ref("EventStream"), "example": examples.STREAM}}
 _URL_ERRORS = ("bad_url", "unknown_host", "address_refused", "unknown_event")
 _PLAIN = {"schema": {"type": "string"}}
+_EVENTS: Json = {"schema": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}}
 _AUDIO = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 _UPLOAD: Json = {
     "required": True,
@@ -314,7 +315,7 @@ OPERATIONS: dict[str, Operation] = {
                 "description": "The answer, or (with `stream`) its pieces.",
                 "content": {
                     "application/json": {"schema": _OBJECT, "example": examples.COMPLETION},
-                    "text/event-stream": _PLAIN,
+                    "text/event-stream": _EVENTS,
                 },
             }
         },
@@ -328,7 +329,7 @@ OPERATIONS: dict[str, Operation] = {
                     **dict.fromkeys(
                         ("audio/mpeg", "audio/wav", "audio/pcm", "audio/opus", "audio/aac", "audio/flac"), _AUDIO
                     ),
-                    "text/event-stream": _PLAIN,
+                    "text/event-stream": _EVENTS,
                 },
             }
         },
@@ -341,7 +342,7 @@ OPERATIONS: dict[str, Operation] = {
                     "application/json": {"schema": _OBJECT, "example": {"text": "Good morning."}},
                     "text/plain": _PLAIN,
                     "text/vtt": _PLAIN,
-                    "text/event-stream": _PLAIN,
+                    "text/event-stream": _EVENTS,
                 },
             }
         },

@@ -78,20 +78,17 @@ HEADERS: Json = {
 }
 
 STREAM: Json = {
-    "type": "string",
-    "contentMediaType": "text/event-stream",
-    "description": "Server-sent events. `id` is the event's number (for `Last-Event-ID`), `data` its JSON: an `Event`. "
-    "Without an `id` it is for this reader alone. Lines that begin with a colon keep the connection alive.",
-    "x-item-schema": {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "id": {"type": "integer", "minimum": 1},
-            "data": {
-                "type": "string",
-                "contentMediaType": "application/json",
-                "contentSchema": {"$ref": "#/components/schemas/Event"},
-            },
+    "type": "object",
+    "description": "One server-sent event; the stream is a row of them. `id` is the event's number (for `Last-Event-ID`); "
+    "without one it is for this reader alone. Lines that begin with a colon keep the connection alive.",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": {
+            "type": "string",
+            "description": "JSON: an `Event`.",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Event"},
         },
     },
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, put
 from litestar.datastructures import State
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from rejoinder.app import Runtime
 from rejoinder.catalog import NamedAgent
@@ -15,6 +15,7 @@ from rejoinder.errors import ProtocolError, SessionError
 from rejoinder_adapters.security import needs, principal_of
 
 Asked = Request[Any, Any, State]
+Number = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 
 
 class AgentView(msgspec.Struct):
@@ -62,7 +63,7 @@ def routes(runtime: Runtime) -> list[Any]:
         return AgentList([_view(agent) for agent in await catalog.all()])
 
     @get("/v1/agents/{name:str}", guards=reading)
-    async def get_agent(name: FromPath[str], version: FromQuery[int | None] = None) -> Response[AgentView]:
+    async def get_agent(name: FromPath[str], version: Number = None) -> Response[AgentView]:
         """An agent, in its newest version or an older one."""
         return _answer(await catalog.get(name, version), 200)
 

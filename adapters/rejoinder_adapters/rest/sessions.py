@@ -17,6 +17,7 @@ from rejoinder_adapters.sessions import live_session, stored_session
 
 Asked = Request[Any, Any, State]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
+Time = Annotated[int | None, QueryParameter(ge=0, le=2**53)]
 
 
 class Words(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,8 +69,8 @@ def routes(runtime: Runtime) -> list[Any]:
         room_id: FromQuery[str | None] = None,
         end_reason: FromQuery[str | None] = None,
         live: FromQuery[bool | None] = None,
-        since: FromQuery[int | None] = None,
-        until: FromQuery[int | None] = None,
+        since: Time = None,
+        until: Time = None,
     ) -> SessionList:
         """Sessions, newest first; `since` and `until` are Unix ms of their start."""
         records = await store.sessions(
