@@ -70,8 +70,8 @@ def needs(scope: Scope | None) -> Guard:
     return Needs(scope)
 
 
-async def principal_of(connection: Connection) -> Principal:
-    """Who asks; the first call also counts the request.
+async def principal_of(connection: Connection, *, resuming: bool = False) -> Principal:
+    """Who asks; the first call also counts the request. `resuming`: an expired room token will do.
 
     The credential is the Bearer token of the header `Authorization`, or a `ticket` or (a room token only) an
     `access_token` in the query: browsers cannot give a WebSocket or an EventSource any headers.
@@ -86,7 +86,7 @@ async def principal_of(connection: Connection) -> Principal:
         return principal
     runtime: Runtime = connection.app.state.runtime
     try:
-        principal = await _identify(connection, runtime)
+        principal = await _identify(connection, runtime, resuming)
     except AuthError:
         # Guessing is limited by where it comes from.
         _count(connection, _address(connection))
@@ -96,7 +96,7 @@ async def principal_of(connection: Connection) -> Principal:
     return principal
 
 
-async def _identify(connection: Connection, runtime: Runtime) -> Principal:
+async def _identify(connection: Connection, runtime: Runtime, resuming: bool) -> Principal:
     gate = runtime.gate
     if (ticket := connection.query_params.get("ticket")) is not None:
         return gate.redeem(ticket)
@@ -105,14 +105,14 @@ async def _identify(connection: Connection, runtime: Runtime) -> Principal:
         raise AuthError("The header Authorization must be: Bearer KEY.")
     credential = header[len(_SCHEME) :].strip()
     if not credential and (token := connection.query_params.get("access_token")) is not None:
-        principal = await gate.principal(token)
+        principal = await gate.principal(token, resuming=resuming)
         if principal.role is None and gate.closed:
             raise AuthError(
                 "An API key may not stand in a URL, where logs and histories keep it.",
                 fix="Send it as Authorization: Bearer KEY, or make a room token or a ticket.",
             )
         return principal
-    return await gate.principal(credential or None)
+    return await gate.principal(credential or None, resuming=resuming)
 
 
 def _address(connection: Connection) -> str:

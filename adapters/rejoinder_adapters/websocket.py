@@ -178,7 +178,7 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         await _refuse(socket, problem(socket, 501, "wrong_server", message, fix))
         return
     try:
-        principal = await principal_of(socket)
+        principal = await principal_of(socket, resuming=True)
         may_talk = principal.may("talk", session_id)
         if not may_talk:
             principal.check("talk" if session_id is None else "read", session_id)
@@ -196,6 +196,10 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         configure = await _configuration(connection, socket, gone)
         if configure is None:
             return
+        if principal.expired and not configure.resume_token:
+            raise AuthError(
+                "The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one to join with."
+            )
         rates = check_rates(configure.input_rate, configure.output_rate)
         if session_id is None and configure.resume_token:
             raise ProtocolError(

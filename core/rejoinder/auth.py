@@ -50,6 +50,8 @@ class Principal:
     scopes: frozenset[Scope]
     session_id: str | None = None
     role: Role | None = None
+    expired: bool = False
+    """Its room token has run out: all it may do is take up again a connection that was lost."""
 
     def may(self, scope: Scope, session_id: str | None = None) -> bool:
         """Whether it may do what `scope` covers, in that session or (None) in general."""
@@ -126,8 +128,8 @@ class Gate:
             return None
         return await self._dev_key() if self.closed else None
 
-    async def principal(self, credential: str | None) -> Principal:
-        """Who comes with `credential`: an API key or a room token.
+    async def principal(self, credential: str | None, *, resuming: bool = False) -> Principal:
+        """Who comes with `credential`: an API key or a room token (`resuming`: even one that has expired).
 
         Raises:
             AuthError: nobody who is known (`unauthorized`).
@@ -136,12 +138,12 @@ class Gate:
             if not credential or credential.startswith(PREFIX) or credential.count(".") != 2:
                 return OPEN
             # A token confines its bearer here, too.
-            return self._bearer(credential)
+            return self._bearer(credential, resuming)
         if not credential:
             raise AuthError("This needs an API key or a room token.", fix="Send the header Authorization: Bearer KEY.")
         if credential.startswith(PREFIX):
             return await self._key(credential)
-        return self._bearer(credential)
+        return self._bearer(credential, resuming)
 
     def token(
         self, room: RoomRecord, role: Role, *, identity: str | None = None, ttl_s: float | None = None
@@ -211,7 +213,7 @@ class Gate:
         # The developer's key lies in a file; it opens nothing that a network can reach.
         return record.good_at(self._clock.wall_ms()) and (self._loopback or not record.dev)
 
-    def _bearer(self, token: str) -> Principal:
+    def _bearer(self, token: str, resuming: bool) -> Principal:
         try:
             claims = jwt.decode(
                 token,
@@ -225,9 +227,9 @@ class Gate:
             expired = float(claims["exp"]) * 1000 <= self._clock.wall_ms()
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise AuthError("This is no API key and no room token of this server.") from None
-        if expired:
+        if expired and not resuming:
             raise AuthError("The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one.")
-        return Principal(identity, identity, scopes, session_id, role)
+        return Principal(identity, identity, scopes, session_id, role, expired)
 
     async def _check_closed(self) -> None:
         if not self.closed:

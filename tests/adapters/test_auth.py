@@ -216,6 +216,32 @@ def test_a_room_token_is_only_what_it_says(server: LiveServer, admin: httpx.Clie
     assert made["token"] in made["page"].partition("#")[2], "in a part of the URL that no server sees"
 
 
+def test_a_call_that_outlives_its_token_can_be_taken_up_again(server: LiveServer, admin: httpx.Client) -> None:
+    session_id, tokens = room_with(admin, "speaker")
+    claims = jwt.decode(tokens["speaker"], options={"verify_signature": False})
+    old = jwt.encode({**claims, "exp": int(time.time()) - 60}, server.runtime.gate._signing, "HS256")
+    url = f"{server.ws}/v1/sessions/{session_id}/ws"
+
+    async def come(token: str, **configure: Any) -> dict[str, Any]:
+        async with connect(url, additional_headers=bearer(token), proxy=None) as ws:
+            caller = server.caller_on(ws)
+            await caller.tell("session.configure", **configure)
+            answer = await caller.receive()
+            assert isinstance(answer, dict)
+            if answer["type"] == "session.started":
+                ws.transport.abort()
+            return answer
+
+    async def main() -> None:
+        started = await come(tokens["speaker"])
+        assert (await come(old))["code"] == "unauthorized", "it lets nobody in"
+        assert (await come(old, resume_token="guess"))["code"] == "bad_resume_token"
+        again = await come(old, resume_token=started["resume_token"], last_seq=1)
+        assert (again["type"], again["resumed"]) == ("session.started", True)
+
+    asyncio.run(main())
+
+
 def test_a_ticket_opens_one_connection(server: LiveServer, admin: httpx.Client) -> None:
     session_id, tokens = room_with(admin, "speaker")
     url = f"{server.ws}/v1/sessions/{session_id}/ws"
