@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import jwt
 
 from rejoinder.clock import Clock
-from rejoinder.errors import AuthError, ConfigError
+from rejoinder.errors import AuthError, ConfigError, StoreError
 from rejoinder.ids import new_id
 from rejoinder.settings import Auth
 from rejoinder.store.keys import PREFIX, KeyRecord, Keys, hash_of
@@ -264,7 +264,12 @@ class Gate:
             )
         record = await self.keys.find(key)
         if record is None:
-            record, _ = await self.keys.create("dev", SCOPES, dev=True, key=key)
+            try:
+                record, _ = await self.keys.create("dev", SCOPES, dev=True, key=key)
+            except StoreError:
+                # Another server has started at the same moment.
+                if (record := await self.keys.find(key)) is None:
+                    raise
         return key if self._is_good(record) else None
 
 

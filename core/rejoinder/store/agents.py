@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 
 from rejoinder.store import tables
 from rejoinder.store.store import Store
@@ -65,6 +65,9 @@ class Agents:
         `expect` is the version that it must have now (0: it must not be there); None is returned if it has another.
         """
         async with self._store.transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                # One change at a time: the number of the next version is that of the last one and one.
+                await connection.execute(text("LOCK TABLE agents IN SHARE ROW EXCLUSIVE MODE"))
             query = select(_columns.version, _columns.definition).where(_columns.name == name)
             row = (await connection.execute(query.order_by(_columns.version.desc()).limit(1))).first()
             there = row is not None and row.definition is not None

@@ -9,7 +9,8 @@ from secrets import token_urlsafe
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import RowMapping, Select, insert, select
+from sqlalchemy import RowMapping, Select, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -100,12 +101,15 @@ class Store:
     async def secret(self, name: str) -> str:
         """The secret called `name` that all processes on this database share: 256 random bits, made on first use."""
         columns = tables.secrets.c
+        row = {"name": name, "value": token_urlsafe(32), "created_at": self._clock.wall_ms()}
         async with self.transaction() as connection:
-            found = await connection.scalar(select(columns.value).where(columns.name == name))
+            wanted = select(columns.value).where(columns.name == name)
+            found = await connection.scalar(wanted)
             if found is None:
-                found = token_urlsafe(32)
-                row = {"name": name, "value": found, "created_at": self._clock.wall_ms()}
-                await connection.execute(insert(tables.secrets).values(row))
+                # Another process may make it at this very moment; whoever comes first is right.
+                kind = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+                await connection.execute(kind(tables.secrets).values(row).on_conflict_do_nothing())
+                found = await connection.scalar(wanted)
         return str(found)
 
     async def room(self, room_id: str) -> RoomRecord | None:
