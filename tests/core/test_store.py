@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import sqlite3
 import subprocess
@@ -404,8 +403,8 @@ def test_a_url_that_cannot_work_is_refused_with_examples(url: str) -> None:
     assert "sqlite+aiosqlite:///" in (caught.value.fix or "")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("asyncpg") is not None, reason="asyncpg is installed")
-def test_a_missing_driver_names_the_extra() -> None:
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
     with pytest.raises(MissingDependency) as caught:
         asyncio.run(Store("postgresql+asyncpg://user:secret@host/db").open())
     assert caught.value.fix == "pip install 'rejoinder[postgres]'"
