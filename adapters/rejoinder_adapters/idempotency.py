@@ -24,8 +24,9 @@ from rejoinder.store.idempotency import Answers, Kept
 from rejoinder_adapters.security import CREDENTIALS, principal_of
 
 log = logging.getLogger(__name__)
-LARGEST_REQUEST = 1 << 20
+LARGEST_REQUEST = 10 << 20
 """A request with a key is read as a whole before it is done."""
+_LONG = 256 << 10
 LARGEST_ANSWER = 256 << 10
 """A longer answer is not kept."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -58,7 +59,9 @@ def idempotency(runtime: Runtime) -> Any:
             owner = _owner(await principal_of(request))
             key = _checked(given, scope["path"])
             body = await _body(receive)
-            fingerprint = _fingerprint(scope, body)
+            # A long one takes some ten milliseconds, which calls must not wait for.
+            long = len(body) > _LONG
+            fingerprint = await asyncio.to_thread(_fingerprint, scope, body) if long else _fingerprint(scope, body)
             kept = await answers.take(owner, key, fingerprint)
             if kept is not None:
                 await _replay(kept, fingerprint, send)

@@ -101,7 +101,7 @@ TYPES: dict[str, ProblemType] = {
         400, "Not with an idempotency key", "The answer holds a secret, which is not kept; send it without the key."
     ),
     "idempotency_too_large": ProblemType(
-        413, "Too large for an idempotency key", "Such a request has at most 1 MiB; send it without the key."
+        413, "Too large for an idempotency key", "Such a request has at most 10 MiB; send it without the key."
     ),
     "idempotency_mismatch": ProblemType(
         422, "The key is another request's", "Send a key again only with the same method, path, query and body."

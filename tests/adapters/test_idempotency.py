@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +132,35 @@ def test_what_the_server_could_not_do_is_not_kept(serve: Serve, monkeypatch: pyt
     assert rooms(server) == 1
 
 
+def test_who_goes_away_before_the_answer_gets_it_later(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    create, going_on = server.runtime.create_room, threading.Event()
+
+    async def slow(agent: str | None) -> Any:
+        await asyncio.to_thread(going_on.wait)
+        return await create(agent)
+
+    monkeypatch.setattr(server.runtime, "create_room", slow)
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.http}/v1/rooms", json={}, headers={"idempotency-key": "k"}, timeout=0.3)
+        running = post(server, "/v1/rooms", "k", {})
+    finally:
+        going_on.set()
+    assert (running.status_code, running.json()["code"]) == (409, "idempotency_in_progress")
+    assert running.json()["retryable"]
+    while (again := post(server, "/v1/rooms", "k", {})).status_code == 409:
+        pass
+    assert (again.status_code, again.headers[REPLAYED]) == (201, "true")
+    assert rooms(server) == 1
+
+
+def test_who_goes_away_before_the_end_of_the_request_takes_no_key(server: LiveServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"POST /v1/rooms HTTP/1.1\r\nhost: x\r\nidempotency-key: half\r\ncontent-length: 100\r\n\r\n{")
+    assert post(server, "/v1/rooms", "half", {}).status_code == 201
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "schön".encode().decode("latin-1")])
 def test_a_key_is_short_and_visible(server: LiveServer, key: str) -> None:
     answer = httpx.post(f"{server.http}/v1/rooms", headers={b"idempotency-key": key.encode("latin-1")})
@@ -178,13 +209,16 @@ def test_what_is_too_large_is_refused_or_not_kept(serve: Serve, monkeypatch: pyt
     from rejoinder_adapters import idempotency
 
     server = serve()
-    big = httpx.post(f"{server.http}/v1/rooms", content=b" " * ((1 << 20) + 1), headers={"idempotency-key": "big"})
+    long = b"{}" + b" " * (1 << 20)
+    made = [httpx.post(f"{server.http}/v1/rooms", content=long, headers={"idempotency-key": "long"}) for _ in range(2)]
+    assert made[0].json() == made[1].json()
+    big = httpx.post(f"{server.http}/v1/rooms", content=b" " * ((10 << 20) + 1), headers={"idempotency-key": "big"})
     assert (big.status_code, big.json()["code"]) == (413, "idempotency_too_large")
     monkeypatch.setattr(idempotency, "LARGEST_ANSWER", 100)
-    first = post(server, "/v1/rooms", "long", {})
+    first = post(server, "/v1/rooms", "wide", {})
     assert first.status_code == 201
     assert first.json()["session_id"], "it comes whole"
-    again = post(server, "/v1/rooms", "long", {})
+    again = post(server, "/v1/rooms", "wide", {})
     assert (again.status_code, again.json()["code"]) == (409, "idempotency_streamed")
 
 
