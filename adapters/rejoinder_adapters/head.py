@@ -29,3 +29,12 @@ class Application(Litestar):
         # A copy: the server looks into its own to know that there is no content.
         as_get: Any = {**scope, "method": "GET"}
         await super().__call__(as_get, receive, send_head)
+
+
+async def allow_head(message: Any, scope: Any) -> None:
+    """A `before_send` hook: where GET is allowed, so is HEAD."""
+    if message["type"] == "http.response.start" and message["status"] in (204, 405):
+        message["headers"] = [
+            (name, value + b", HEAD" if name.lower() == b"allow" and b"GET" in value else value)
+            for name, value in message.get("headers", ())
+        ]

@@ -157,6 +157,9 @@ def _describe_parameters(operation: Json, known: Operation, more: tuple[Json, ..
                 parameter["schema"] = choices[0]
         parameter |= PARAMETERS.get(parameter["name"], {})
         parameter |= own.pop(parameter["name"], {})
+        if parameter["in"] == "query":
+            # The explorer would send it, and find nothing.
+            parameter.pop("example", None)
     if listed or own:
         operation["parameters"] = [*listed, *own.values()]
 

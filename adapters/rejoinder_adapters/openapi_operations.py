@@ -72,11 +72,11 @@ PARAMETERS: dict[str, Json] = {
     "version": {"description": "A version's number; without it the newest."},
     "limit": {"description": "How many there are on a page, at most."},
     "before": {"description": "The `next_cursor` of the page before; without it the newest come."},
-    "collection": {"description": "Only of this collection.", "example": "default"},
-    "agent": {"description": "Only with this agent.", "example": "guide"},
-    "end_reason": {"description": "Only those that ended so.", "example": "client_ended"},
+    "collection": {"description": "Only of this collection."},
+    "agent": {"description": "Only with this agent."},
+    "end_reason": {"description": "Only those that ended so."},
     "live": {"description": "Only those that go on (true), or are over (false)."},
-    "since": {"description": "Only those that started at this time or later, in Unix ms.", "example": examples.AT},
+    "since": {"description": "Only those that started at this time or later, in Unix ms."},
     "until": {"description": "Only those that started before this time, in Unix ms."},
     "observe": {
         "description": "True: the reader only watches. Otherwise one who may talk takes part: a room's session begins, "

@@ -79,7 +79,7 @@ HEADERS: Json = {
 
 STREAM: Json = {
     "type": "object",
-    "description": "One server-sent event; the stream is a row of them. `id` is the event's number (for `Last-Event-ID`); "
+    "description": "One server-sent event; the stream is a row of them. `id` is its number, for `Last-Event-ID`; "
     "without one it is for this reader alone. Lines that begin with a colon keep the connection alive.",
     "required": ["data"],
     "properties": {

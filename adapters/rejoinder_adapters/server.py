@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from rejoinder.app import Runtime
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder_adapters import openapi, problems
-from rejoinder_adapters.head import Application
+from rejoinder_adapters.head import Application, allow_head
 from rejoinder_adapters.idempotency import idempotency
 from rejoinder_adapters.protocol import HttpProtocol
 from rejoinder_adapters.rest.metrics import count_streams
@@ -45,7 +45,7 @@ def create_app(runtime: Runtime) -> Litestar:
         },
         state=State({"runtime": runtime, "rate_limiter": RateLimiter(settings.limits.requests_per_minute)}),
         middleware=[count_streams(runtime), idempotency(runtime)],
-        before_send=[add_headers],
+        before_send=[add_headers, allow_head],
         request_max_body_size=_LARGEST_BODY,
         cors_config=_cors(settings.allowed_origins),
         openapi_config=openapi.config(),

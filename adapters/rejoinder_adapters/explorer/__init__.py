@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -18,6 +19,7 @@ from rejoinder_adapters.problem_types import TYPES
 _OWN = ("explorer.js", "docs.css")
 _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 _DAY_S = 86_400
+_CODE = re.compile("`([^`]+)`")
 
 
 class Explorer(OpenAPIRenderPlugin):
@@ -48,7 +50,7 @@ async def get_problems() -> str:
     """What each kind of problem means; the `type` of a problem document leads to its row."""
     rows = "\n".join(
         f'<tr id="{html.escape(code)}"><th scope="row"><code>{html.escape(code)}</code></th><td>{kind.status}</td>'
-        f"<td>{html.escape(kind.title)}</td><td>{html.escape(kind.meaning)}</td></tr>"
+        f"<td>{html.escape(kind.title)}</td><td>{_marked(kind.meaning)}</td></tr>"
         for code, kind in sorted(TYPES.items())
     )
     return (resources.files(__package__) / "problems.html").read_text("utf-8").replace("<!-- rows -->", rows)
@@ -63,6 +65,11 @@ async def get_asset(request: Request[Any, Any, Any], name: FromPath[str]) -> Res
     if name not in _SWAGGER_UI or swagger_ui is None:
         raise NotFoundException
     return serve_file(request, swagger_ui / name, max_age_s=_DAY_S)
+
+
+def _marked(text: str) -> str:
+    """`text` as HTML."""
+    return _CODE.sub(r"<code>\1</code>", html.escape(text))
 
 
 def _swagger_ui() -> Traversable | None:

@@ -14,7 +14,7 @@ from rejoinder.app import Runtime
 from rejoinder.hookspecs import hookimpl
 from rejoinder_adapters.pages import headers_of_page, serve_file
 
-_ASSETS = ("talk.css", "talk.js")
+_ASSETS = ("talk.css", "talk.js", "talk.svg")
 
 
 @get("/talk", include_in_schema=False)
