@@ -229,7 +229,8 @@ class Gate:
             raise AuthError("This is no API key and no room token of this server.") from None
         if expired and not resuming:
             raise AuthError("The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one.")
-        return Principal(identity, identity, scopes, session_id, role, expired)
+        # Whoever makes tokens chooses identities: they must not meet those of keys, or of other rooms.
+        return Principal(f"{session_id}/{identity}", identity, scopes, session_id, role, expired)
 
     async def _check_closed(self) -> None:
         if not self.closed:
