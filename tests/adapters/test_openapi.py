@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -18,19 +18,62 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from tests.adapters.conftest import LiveServer, running
 
 from rejoinder.settings import Auth, Limits, WebhookOptions
 from rejoinder_adapters.openapi_operations import OPERATIONS
-from tests.adapters.conftest import LiveServer, running
 
-OPERATION_IDS = """
-add_document change_webhook chat create_chat_completion create_key create_room create_room_token create_speech
-create_ticket create_transcription create_translation create_webhook delete_agent delete_webhook end_session get_agent
-get_document get_events get_metrics get_room get_session get_transcript get_webhook interrupt_session list_agent_versions
-list_agents list_deliveries list_documents list_keys list_models list_plugins list_rooms list_sessions list_turns
-list_webhooks livez put_agent readyz redeliver remove_document retrieve_model revoke_key rotate_key
-rotate_webhook_secret say search_documents send_message test_webhook version
-""".split()
+OPERATION_IDS = [
+    "add_document",
+    "change_webhook",
+    "chat",
+    "create_chat_completion",
+    "create_key",
+    "create_room",
+    "create_room_token",
+    "create_speech",
+    "create_ticket",
+    "create_transcription",
+    "create_translation",
+    "create_webhook",
+    "delete_agent",
+    "delete_webhook",
+    "end_session",
+    "get_agent",
+    "get_document",
+    "get_events",
+    "get_metrics",
+    "get_room",
+    "get_session",
+    "get_transcript",
+    "get_webhook",
+    "interrupt_session",
+    "list_agent_versions",
+    "list_agents",
+    "list_deliveries",
+    "list_documents",
+    "list_keys",
+    "list_models",
+    "list_plugins",
+    "list_rooms",
+    "list_sessions",
+    "list_turns",
+    "list_webhooks",
+    "livez",
+    "put_agent",
+    "readyz",
+    "redeliver",
+    "remove_document",
+    "retrieve_model",
+    "revoke_key",
+    "rotate_key",
+    "rotate_webhook_secret",
+    "say",
+    "search_documents",
+    "send_message",
+    "test_webhook",
+    "version",
+]
 """The names of the SDKs' methods: to change one breaks programs."""
 METHODS = ("get", "put", "post", "delete", "patch")
 Operations = dict[str, tuple[str, str, dict[str, Any]]]
@@ -215,7 +258,7 @@ CHECKS = [
 def test_the_server_does_what_it_says(api: Any, name: str) -> None:
     @given(case=api.find_operation_by_id(name).as_strategy())
     @settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    def check(case: schemathesis.Case) -> None:
+    def check(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(checks=CHECKS, timeout=20)
 
     check()

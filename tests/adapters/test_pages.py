@@ -40,6 +40,8 @@ def test_a_page_may_do_little_and_loads_all_from_here(server: LiveServer, path: 
     links = LINK.findall(answer.text)
     assert links
     for link in links:
+        if link == "data:,":
+            continue
         assert link.startswith("/"), link
         assert not link.startswith("//"), link
         assert httpx.get(server.http + link).status_code == 200, link
@@ -113,5 +115,5 @@ def test_swagger_ui_is_found_where_it_is_installed(monkeypatch: pytest.MonkeyPat
     def files(package: str) -> None:
         raise ModuleNotFoundError(package)
 
-    monkeypatch.setattr(explorer.resources, "files", files)
+    monkeypatch.setattr("rejoinder_adapters.explorer.resources.files", files)
     assert explorer._swagger_ui() is None
