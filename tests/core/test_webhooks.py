@@ -368,7 +368,7 @@ def test_old_deliveries_are_pruned_some_at_a_time_and_pending_ones_stay() -> Non
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    plan=st.lists(st.sampled_from([200, 200, 400, 500, 503, 302, None]), min_size=1, max_size=25),
+    plan=st.lists(st.sampled_from([200, 200, 200, 400, 410, 429, 500, 503, 302, None]), min_size=1, max_size=25),
     sessions=st.integers(1, 8),
     restart=st.booleans(),
 )
