@@ -32,7 +32,7 @@ LARGEST_ANSWER = 256 << 10
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HEADERS = ("content-type", "location", "etag")
 """Of an answer these are kept."""
-_SECRETS = re.compile(r"/v1/(keys|webhooks)(/[^/]+/rotate)?/?")
+SECRETS = re.compile(r"/v1/(keys|webhooks)(/[^/]+/rotate)?/?")
 """Their answers hold a secret, which must not lie about for a day."""
 _NOT_FINAL = frozenset({401, 403, 408, 425, 429})
 """Refusals that say nothing about the request itself."""
@@ -228,7 +228,7 @@ def _checked(key: str, path: str) -> str:
         raise ProtocolError(
             "An Idempotency-Key has 1 to 255 visible ASCII characters.", code="bad_idempotency_key", fix="Send a UUID."
         )
-    if _SECRETS.fullmatch(path):
+    if SECRETS.fullmatch(path):
         raise ProtocolError(
             "The answer holds a secret and is not kept, so this cannot be sent with an Idempotency-Key.",
             code="idempotency_unsupported",

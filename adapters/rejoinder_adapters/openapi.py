@@ -16,6 +16,7 @@ from litestar.routes import HTTPRoute
 from rejoinder import __version__
 from rejoinder.events import ServerEvent
 from rejoinder_adapters.explorer import Explorer, make_router
+from rejoinder_adapters.idempotency import SECRETS
 from rejoinder_adapters.openai_api.errors import ApiError
 from rejoinder_adapters.openapi_operations import IDEMPOTENCY_KEY, OPERATIONS, PARAMETERS, TAGS, Operation
 from rejoinder_adapters.openapi_parts import (
@@ -41,7 +42,6 @@ _SENTENCE = re.compile(r"(.+?[a-z)\]`\"])(?:[.;:](?: |\Z)|\Z)", re.DOTALL)
 _NOISE = ("deprecated", "allowEmptyValue", "allowReserved")
 IDEMPOTENCY_CODES = (
     "bad_idempotency_key",
-    "idempotency_unsupported",
     "idempotency_too_large",
     "idempotency_mismatch",
     "idempotency_in_progress",
@@ -121,7 +121,7 @@ def _complete(path: str, method: str, operation: Json, handler: HTTPRouteHandler
     if guard is not None:
         who = f"the scope `{guard.scope}`" if guard.scope else "a key, token or ticket that is good"
         operation["description"] += f" Needs {who}."
-    may_repeat = method == "post" and path.startswith("/v1/")
+    may_repeat = method == "post" and path.startswith("/v1/") and not SECRETS.fullmatch(path)
     _describe_parameters(operation, known, (IDEMPOTENCY_KEY,) if may_repeat else ())
     if (body := operation.get("requestBody")) is not None:
         _describe_body(body, known)
