@@ -65,9 +65,7 @@ class Feed:
     when it comes round. `present`: the reader takes part, so that the session does not end for want of company.
     """
 
-    def __init__(
-        self, runtime: Runtime, rouser: Rouser, session_id: str, after: int, *, present: bool = False
-    ) -> None:
+    def __init__(self, runtime: Runtime, rouser: Rouser, session_id: str, after: int, *, present: bool = False) -> None:
         self._store = runtime.store
         self._rouser = rouser
         self._session_id = session_id

@@ -48,7 +48,7 @@ def test_an_agent_is_defined_changed_and_deleted(http: httpx.Client) -> None:
 
     assert http.delete("/v1/agents/host").status_code == 204
     gone = http.get("/v1/agents/host")
-    assert (gone.status_code, gone.json()["code"]) == (422, "unknown_agent")
+    assert (gone.status_code, gone.json()["code"]) == (404, "unknown_agent")
     assert "host" not in {one["name"] for one in http.get("/v1/agents").json()["items"]}
     assert http.get("/v1/agents/host?version=2").status_code == 200, "sessions had it"
     assert put(http, "host").json()["version"] == 4, "numbers are not used again"
@@ -77,7 +77,7 @@ def test_a_wrong_definition_is_refused_with_all_that_is_wrong(http: httpx.Client
         assert what in answer.text
     both = put(http, "wrong", max_tokens=0, turns={"pause_ms": "long"}).text
     assert "max_tokens" in both
-    assert http.get("/v1/agents/wrong").status_code == 422
+    assert http.get("/v1/agents/wrong").status_code == 404
     for name in ("Wrong", "a b", "-x", "x" * 65):
         assert put(http, name).json()["code"] == "bad_agent_name"
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from rejoinder.errors import ConfigError, UnknownName
 from rejoinder.manager import load_plugins
-from rejoinder.settings import Agent, Deadlines, Limits, Settings, TurnPolicy, load_settings
+from rejoinder.settings import Agent, Auth, Deadlines, Limits, Settings, TurnPolicy, WebhookOptions, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
@@ -73,7 +73,9 @@ def test_an_unknown_agent_is_answered_with_the_nearest() -> None:
     assert caught.value.code == "unknown_agent"
 
 
-@pytest.mark.parametrize("model", [Settings, Agent, TurnPolicy, Deadlines, Limits], ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    "model", [Settings, Auth, WebhookOptions, Agent, TurnPolicy, Deadlines, Limits], ids=lambda model: model.__name__
+)
 def test_every_setting_is_documented_with_its_default(model: type[BaseModel]) -> None:
     rows = {}
     section = PAGE.read_text(encoding="utf-8").split(f"<!-- {model.__name__} -->")[1].split("<!--")[0]
