@@ -14,7 +14,6 @@ from tests.receivers import opened, receiving
 from rejoinder import posting
 from rejoinder.errors import ConfigError
 from rejoinder.netguard import permitted
-from rejoinder.settings import WebhookOptions
 
 REFUSED = ["127.0.0.1", "10.0.0.8", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1",
            "fe80::1", "fc00::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "240.0.0.1"]  # fmt: skip
@@ -144,13 +143,6 @@ def certificate(name: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "server.pem")
     return server, ssl.create_default_context(cadata=pem.decode())
-
-
-def test_the_settings_page_knows_the_setting() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
-    section = page.split("<!-- Webhooks -->")[1].split("<!--")[0]
-    for name, field in WebhookOptions.model_fields.items():
-        assert f"| `{name}` | `{str(field.default).lower()}` |" in section
 
 
 def test_redirects_are_not_followed() -> None:
