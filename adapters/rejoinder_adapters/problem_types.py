@@ -50,6 +50,12 @@ TYPES: dict[str, ProblemType] = {
     "forbidden": ProblemType(
         403, "Not allowed", "The key lacks a scope, or the token's role or session does not cover this."
     ),
+    "bad_host": ProblemType(
+        403,
+        "Another name than this machine's",
+        "Without keys (`auth.mode` is `none`) the server answers to `127.0.0.1` and `localhost` only, so that no page "
+        "whose name was made to mean this machine can use it.",
+    ),
     "bad_origin": ProblemType(
         403, "Not from this page", "The page that connects is not in the server's `allowed_origins`."
     ),

@@ -6,13 +6,14 @@ import math
 import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
 from rejoinder.app import Runtime
-from rejoinder.auth import Principal, Scope
+from rejoinder.auth import LOOPBACK, Principal, Scope
 from rejoinder.errors import AuthError, ProtocolError
 from rejoinder.ids import new_id
 
@@ -98,6 +99,8 @@ async def principal_of(connection: Connection, *, resuming: bool = False) -> Pri
 
 async def _identify(connection: Connection, runtime: Runtime, resuming: bool) -> Principal:
     gate = runtime.gate
+    if not gate.closed:
+        _check_local(connection, runtime)
     if (ticket := connection.query_params.get("ticket")) is not None:
         return gate.redeem(ticket)
     header = connection.headers.get("authorization", "")
@@ -113,6 +116,33 @@ async def _identify(connection: Connection, runtime: Runtime, resuming: bool) ->
             )
         return principal
     return await gate.principal(credential or None, resuming=resuming)
+
+
+def _check_local(connection: Connection, runtime: Runtime) -> None:
+    """Where no key is asked for, a page of some website must not act through the browser of who runs the server.
+
+    Such a page is known by its `Origin`, or (if its name was made to mean this machine) by the `Host`.
+    """
+    settings = runtime.settings
+    hosts = {*LOOPBACK, settings.host}
+    origin = connection.headers.get("origin")
+    if origin is not None and origin not in settings.allowed_origins and _host_of(origin) not in hosts:
+        raise AuthError(
+            f"The origin {origin[:100]!r} may not use this server.", code="bad_origin", fix="Add it to allowed_origins."
+        )
+    if _host_of(f"http://{connection.headers.get('host', '')}") not in hosts:
+        raise AuthError(
+            "Without keys (auth.mode is 'none') the server answers to 127.0.0.1 and localhost only.",
+            code="bad_host",
+            fix="Use one of these names, or set auth.mode to 'keys'.",
+        )
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _address(connection: Connection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,11 +128,7 @@ async def open_socket(url: str, timeout: float, credential: str | None = None) -
                 code="unauthorized",
                 fix=f"Set {API_KEY_VARIABLE}; the server's operator makes one with `rejoinder keys create`.",
             ) from None
-        body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
-        raise RejoinderError(
-            f"{url} refused the connection: HTTP {error.response.status_code}{': ' if body else ''}{body}.",
-            code="refused",
-        ) from None
+        raise _refusal(url, error.response.status_code, bytes(error.response.body or b"")) from None
     except (InvalidHandshake, InvalidURI) as error:
         raise RejoinderError(
             f"{url} does not speak WebSocket ({error}).", code="refused", fix="Check --url: is that a Rejoinder server?"
@@ -139,3 +136,15 @@ async def open_socket(url: str, timeout: float, credential: str | None = None) -
     except (OSError, TimeoutError) as error:
         reason = str(error) or "no answer in time"
         raise Unreachable(f"No server answers at {url} ({reason}).", fix="rejoinder serve") from None
+
+
+def _refusal(url: str, status: int, body: bytes) -> RejoinderError:
+    """What a server that refused the connection says: one of ours sends a problem document (RFC 9457)."""
+    try:
+        problem = json.loads(body)
+        detail, code, fix = str(problem["detail"]), str(problem["code"]), str(problem.get("fix") or "")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = body[:300].decode(errors="replace").strip()
+        message = f"{url} refused the connection: HTTP {status}{': ' if text else ''}{text}."
+        return RejoinderError(message, code="refused")
+    return RejoinderError(f"{url} refused the connection: {detail}", code=code, fix=fix or None)

@@ -14,6 +14,7 @@ import jwt
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from rejoinder.app import Runtime
 from rejoinder.auth import LOOPBACK, SCOPES
@@ -269,6 +270,38 @@ def test_a_key_never_stands_in_a_url(server: LiveServer, admin: httpx.Client) ->
     session_id, tokens = room_with(admin, "speaker")
     admin.post(f"/v1/sessions/{session_id}/messages", json={"text": "hi"})
     assert httpx.get(f"{server.http}/v1/sessions/{session_id}?access_token={tokens['speaker']}").status_code == 200
+
+
+def test_without_keys_no_website_acts_through_the_browser_of_who_runs_the_server(serve: Serve) -> None:
+    server = serve(allowed_origins=("https://mine.example",))
+
+    def status(**headers: str) -> int:
+        body = b'{"text": "do it"}'
+        return httpx.post(
+            f"{server.http}/v1/chat", content=body, headers={"accept": "application/json", **headers}
+        ).status_code
+
+    assert status() == 200
+    assert status(origin=f"http://127.0.0.1:{server.port}") == 200
+    assert status(origin="http://localhost:5173") == 200, "a developer's own page"
+    assert status(origin="https://mine.example") == 200
+    for headers in (
+        {"origin": "https://evil.example", "content-type": "text/plain"},
+        {"origin": "null"},
+        # The page's own name was made to mean this machine.
+        {"host": f"evil.example:{server.port}"},
+        {"host": "evil.example", "origin": "http://evil.example"},
+    ):
+        assert status(**headers) == 403, headers
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(come_with_host(server, "evil.example"))
+    assert refused.value.response.status_code == 403
+
+
+async def come_with_host(server: LiveServer, host: str) -> None:
+    origin = f"http://{host}"
+    async with connect(f"{server.ws}/ws/audio", additional_headers={"host": host}, origin=Origin(origin), proxy=None):
+        pass
 
 
 def test_too_many_requests_are_told_when_to_come_again(serve: Serve) -> None:

@@ -282,7 +282,7 @@ def test_a_reader_that_does_not_read_is_freed(serve: Serve) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(5)
         sock.connect(("127.0.0.1", server.port))
-        sock.sendall(f"GET /v1/sessions/{session_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        sock.sendall(f"GET /v1/sessions/{session_id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         eventually(lambda: session_id in server.runtime.sessions)
         session = server.runtime.sessions[session_id]
         eventually(lambda: session._audience.readers == 1)

@@ -126,7 +126,7 @@ async def http(port: int, method: str, path: str, body: dict[str, Any]) -> Any:
     """One request, its JSON."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     payload = json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
     writer.write(head.encode() + payload)
     answer = await reader.read()
     writer.close()
@@ -153,7 +153,7 @@ async def measure(
     opened: list[tuple[str, Reader]] = []
     for number in range(readers):
         room = rooms[number % sessions]
-        request = f"GET /v1/sessions/{room}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        request = f"GET /v1/sessions/{room}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
         _, reader = await loop.create_connection(lambda request=request: Reader(request), "127.0.0.1", port)  # type: ignore[misc]
         await reader.opened
         opened.append((room, reader))
