@@ -68,3 +68,18 @@ def test_the_openai_client_works_as_pasted(start: Start, tmp_path: Path) -> None
     )
     assert "It is" in done.stdout
     assert (tmp_path / "hello.mp3").stat().st_size > 1000
+
+
+def test_the_text_chat_of_the_how_to_works(start: Start, tmp_path: Path) -> None:
+    server = start({}, DEFAULT_AGENT="guide", AUTH__MODE="keys")
+    base = server.url.replace("ws://", "http://")
+    key = (tmp_path / "dev-key").read_text().strip()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "text-chat.md").read_text()
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    room = names["new_room"](base, key)
+    assert room["join"]["token"]
+    answer, session_id = names["ask"](base, key, "what is twelve plus thirty?")
+    assert answer == "That makes 42."
+    assert names["ask"](base, key, "what is two plus two?", session_id) == ("That makes 4.", session_id)
