@@ -6,6 +6,8 @@ from typing import Any
 
 from litestar import Litestar
 
+_HEAD = "rejoinder.head"
+
 
 class Application(Litestar):
     """A Litestar application that answers HEAD, too."""
@@ -27,8 +29,13 @@ class Application(Litestar):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         # A copy: the server looks into its own to know that there is no content.
-        as_get: Any = {**scope, "method": "GET"}
+        as_get: Any = {**scope, "method": "GET", _HEAD: True}
         await super().__call__(as_get, receive, send_head)
+
+
+def is_head(scope: Any) -> bool:
+    """Whether the request, which looks like GET to its handler, is HEAD: then it must begin nothing."""
+    return _HEAD in scope
 
 
 async def allow_head(message: Any, scope: Any) -> None:

@@ -23,6 +23,7 @@ from rejoinder.events import Error, ReplyFinished, ReplyStarted, SessionEnded, T
 from rejoinder.hookspecs import hookimpl
 from rejoinder.session import Session
 from rejoinder_adapters.feed import Feed, Numbered, Rouser, frame
+from rejoinder_adapters.head import is_head
 from rejoinder_adapters.protocol import abort
 from rejoinder_adapters.security import needs, principal_of
 from rejoinder_adapters.sessions import live_session, stored_session
@@ -192,6 +193,8 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             return await _page(session_id, request, after, limit)
         principal = await principal_of(request)
         takes_part = principal.may("talk", session_id) and principal.role != "operator" and not observe
+        # Whoever only asks with HEAD what there is does not come.
+        takes_part = takes_part and not is_head(request.scope)
         if takes_part:
             await live_session(runtime, session_id, may_be_over=True)
         else:

@@ -42,6 +42,15 @@ def test_head_of_a_stream_leaves_nobody_behind(server: LiveServer) -> None:
     asyncio.run(main())
 
 
+def test_head_of_a_rooms_stream_starts_nothing(server: LiveServer) -> None:
+    with httpx.Client(base_url=server.http) as client:
+        session_id = client.post("/v1/rooms").json()["session_id"]
+        headed = client.head(f"/v1/sessions/{session_id}/events")
+        # As GET says it to somebody who does not take part.
+        assert headed.status_code == client.get(f"/v1/sessions/{session_id}/events?observe=true").status_code == 404
+        assert session_id not in server.runtime.sessions
+
+
 def test_a_method_that_is_not_there_is_told_with_those_that_are(server: LiveServer) -> None:
     answer = httpx.delete(f"{server.http}/v1/rooms")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
