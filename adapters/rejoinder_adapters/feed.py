@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
 from rejoinder.app import Runtime
+from rejoinder.errors import StoreError
 from rejoinder.events import Error, ServerEvent, SessionEnded, encode
 from rejoinder.session import Session
 
@@ -143,11 +144,13 @@ class Feed:
                     batch.append(Numbered(record.seq, record.data.encode()))
                     self._last = record.seq
                 yield batch
-            elif self._session is None:
+            elif self._session is None and not self._store.writer.waiting:
                 return
             elif retries:
                 retries -= 1
                 await asyncio.sleep(_RETRY_S)
+            elif self._session is None:
+                raise StoreError("The last events of this session are not stored yet.", fix="Come back in a moment.")
             else:
                 kept = self._session.oldest_kept
                 yield [self._gap(kept - self._last - 1)]

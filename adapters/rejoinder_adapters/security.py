@@ -35,6 +35,11 @@ class RateLimiter:
         self.per_minute = per_minute
         self._callers: dict[str, tuple[float, float]] = {}
 
+    def has_left(self, caller: str) -> bool:
+        """Whether the next request of `caller` would be let through."""
+        left, at = self._callers.get(caller, (float(self.per_minute), 0.0))
+        return left + (time.monotonic() - at) * self.per_minute / 60 >= 1
+
     def take(self, caller: str) -> tuple[bool, int, int]:
         """Count a request of `caller`: whether it is let through, how many are left, s until all of them are back."""
         now, rate = time.monotonic(), self.per_minute / 60
@@ -102,7 +107,7 @@ async def _identify(connection: Connection, runtime: Runtime, resuming: bool) ->
     if not gate.closed:
         _check_local(connection, runtime)
     if (ticket := connection.query_params.get("ticket")) is not None:
-        return gate.redeem(ticket)
+        return await gate.redeem(ticket)
     header = connection.headers.get("authorization", "")
     if header and not header.lower().startswith(_SCHEME):
         raise AuthError("The header Authorization must be: Bearer KEY.")
@@ -115,6 +120,8 @@ async def _identify(connection: Connection, runtime: Runtime, resuming: bool) ->
                 fix="Send it as Authorization: Bearer KEY, or make a room token or a ticket.",
             )
         return principal
+    if not gate.knows(credential):
+        _check_guesses(connection)
     return await gate.principal(credential or None, resuming=resuming)
 
 
@@ -143,6 +150,13 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+def _check_guesses(connection: Connection) -> None:
+    """Whoever has guessed wrong too often is not even looked up."""
+    limiter: RateLimiter = connection.app.state.rate_limiter
+    if not limiter.has_left(_address(connection)):
+        _count(connection, _address(connection))
 
 
 def _address(connection: Connection) -> str:

@@ -21,7 +21,7 @@ from rejoinder.app import Runtime
 from rejoinder.errors import ProtocolError, StoreError
 from rejoinder.events import Error, ReplyFinished, ReplyStarted, SessionEnded, TurnMetrics, decode_event, encode
 from rejoinder.hookspecs import hookimpl
-from rejoinder.session import Session
+from rejoinder.session import Session, check_text
 from rejoinder_adapters.feed import Feed, Numbered, Rouser, frame
 from rejoinder_adapters.head import is_head
 from rejoinder_adapters.protocol import abort
@@ -200,7 +200,8 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         else:
             await stored_session(runtime, session_id)
         feed = Feed(runtime, rouser, session_id, after, present=takes_part)
-        if session_id not in runtime.sessions and not await runtime.store.events(session_id, after_seq=after, limit=1):
+        more = session_id in runtime.sessions or await runtime.store.events(session_id, after_seq=after, limit=1)
+        if not more and not runtime.store.writer.waiting:
             # The session is over and the reader has all of it: a browser asks no more.
             return Response(b"", status_code=204).to_asgi_response(None, request)
         return cast(ASGIApp, EventStream(feed, frames(feed), send_s))
@@ -245,8 +246,8 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         return Response(msgspec.json.encode(whole), media_type=MediaType.JSON).to_asgi_response(None, request)
 
     async def _session(data: ChatRequest) -> Session:
-        if not data.text.strip():
-            raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
+        # Before a session is begun for it.
+        check_text(data.text, runtime.settings.limits)
         if data.session_id is None:
             return await runtime.start_session(data.agent, written=True)
         if data.agent is not None:

@@ -36,6 +36,11 @@ class Audience:
         """Whether one of them wants audio."""
         return any(link.audio for link in self.links)
 
+    @property
+    def attended(self) -> bool:
+        """Whether one of those who take part wants audio: what only guests hear, nobody has heard."""
+        return any(link.audio and not link.guest for link in self.links)
+
     def deliver(self, pcm: bytes, last: bool) -> None:
         """Reply audio to all who want it."""
         for link in tuple(self.links):

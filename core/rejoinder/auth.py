@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import jwt
@@ -35,7 +36,7 @@ _ALGORITHM = "HS256"
 _AUDIENCE = "rejoinder:room"
 _TRUSTED_S = 5.0
 """A key that was good is believed for this long; a revocation in another process takes effect by then."""
-_MOST_KEYS, _MOST_TICKETS = 1_000, 10_000
+_MOST_KEYS, _MOST_TICKETS = 1_000, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class Principal:
     role: Role | None = None
     expired: bool = False
     """Its room token has run out: all it may do is take up again a connection that was lost."""
+    expires_at: int | None = None
+    """When its room token runs out, Unix ms."""
+    by_ticket: bool = False
+    """It came with a ticket, which stands for its maker's credential once and cannot make another."""
 
     def may(self, scope: Scope, session_id: str | None = None) -> bool:
         """Whether it may do what `scope` covers, in that session or (None) in general."""
@@ -100,6 +105,8 @@ class Gate:
         self._loopback = loopback
         self._known: dict[str, tuple[float, KeyRecord]] = {}
         self._tickets: dict[str, tuple[float, Principal]] = {}
+        self._out: Counter[str] = Counter()
+        """Tickets that are out, by who made them."""
         self._signing = ""
 
     @property
@@ -149,49 +156,85 @@ class Gate:
         self, room: RoomRecord, role: Role, *, identity: str | None = None, ttl_s: float | None = None
     ) -> RoomToken:
         """A token for `room`: a JWT (RFC 7519) that confines its bearer to the room's session and the `role`."""
+        ttl_s = self._settings.token_ttl_s if ttl_s is None else ttl_s
+        return self._sign(identity or new_id("user"), room.session_id, role, ttl_s)
+
+    def _sign(self, identity: str, session_id: str, role: Role, ttl_s: float) -> RoomToken:
         now = self._clock.wall_ms() // 1000
-        expires = now + round(ttl_s if ttl_s is not None else self._settings.token_ttl_s)
-        claims = {
-            "aud": _AUDIENCE, "sub": identity or new_id("user"), "room": room.id, "ses": room.session_id, "role": role,
-            "iat": now, "exp": expires,
-        }  # fmt: skip
+        expires = now + round(ttl_s)
+        claims = {"aud": _AUDIENCE, "sub": identity, "ses": session_id, "role": role, "iat": now, "exp": expires}
         return RoomToken(jwt.encode(claims, self._signing, _ALGORITHM), expires * 1000)
+
+    def renew(self, principal: Principal) -> RoomToken:
+        """A room token like the one that `principal` came with, for another `auth.token_ttl_s`.
+
+        Raises:
+            AuthError: it came with something else (`forbidden`).
+        """
+        if principal.role is None or principal.session_id is None or principal.by_ticket:
+            raise AuthError(
+                "Only a room token can be renewed.", code="forbidden", fix="POST /v1/rooms/{room_id}/tokens"
+            )
+        return self._sign(principal.name, principal.session_id, principal.role, self._settings.token_ttl_s)
 
     def ticket(self, principal: Principal) -> tuple[str, int]:
         """A ticket that stands for `principal` once, and when it expires (Unix ms).
 
         Raises:
-            AuthError: too many tickets are out (`too_many_tickets`).
+            AuthError: it came with a ticket itself (`forbidden`), or has too many out (`too_many_tickets`).
         """
+        if principal.by_ticket:
+            raise AuthError("A ticket cannot make another.", code="forbidden", fix="Send the key or the token itself.")
         now = self._clock.monotonic()
-        for ticket, (until, _) in tuple(self._tickets.items()):
+        for ticket, (until, owner) in tuple(self._tickets.items()):
             # In the order in which they were made, which is that in which they expire.
             if until > now:
                 break
-            del self._tickets[ticket]
-        if len(self._tickets) >= _MOST_TICKETS:
-            raise AuthError("Too many tickets are out.", code="too_many_tickets", retryable=True)
+            self._drop(ticket, owner)
+        if self._out[principal.id] >= _MOST_TICKETS:
+            raise AuthError(
+                "Too many of your tickets are out.",
+                code="too_many_tickets",
+                fix="Use them, or wait until they expire.",
+                retryable=True,
+            )
         ticket = secrets.token_urlsafe(24)
         self._tickets[ticket] = (now + self._settings.ticket_ttl_s, principal)
+        self._out[principal.id] += 1
         return ticket, self._clock.wall_ms() + self._settings.ticket_ttl_s * 1000
 
-    def redeem(self, ticket: str) -> Principal:
-        """Whom `ticket` stands for; it is used up.
+    async def redeem(self, ticket: str) -> Principal:
+        """Whom `ticket` stands for; it is used up. What its maker came with must still be good.
 
         Raises:
-            AuthError: it was used before, has expired or never was (`unauthorized`).
+            AuthError: it was used before, has expired or never was, or its maker's credential has (`unauthorized`).
         """
-        until, principal = self._tickets.pop(ticket, (0.0, OPEN))
-        if until <= self._clock.monotonic():
+        until, principal = self._tickets.get(ticket, (0.0, OPEN))
+        self._drop(ticket, principal)
+        good = until > self._clock.monotonic()
+        if good and principal.expires_at is not None:
+            good = principal.expires_at > self._clock.wall_ms()
+        elif good and principal.role is None and principal is not OPEN:
+            record = await self.keys.get(principal.id)
+            good = record is not None and self._is_good(record)
+        if not good:
             raise AuthError(
-                "The ticket was used before, or has expired.",
-                fix="POST /v1/tickets gives a new one for each connection.",
+                "The ticket was used before, or has expired.", fix="POST /v1/tickets gives one for each connection."
             )
-        return principal
+        return replace(principal, by_ticket=True)
+
+    def knows(self, credential: str) -> bool:
+        """Whether it can tell who that is without asking the database."""
+        return not credential.startswith(PREFIX) or hash_of(credential) in self._known
 
     def forget(self) -> None:
         """Keys have changed: believe none without asking."""
         self._known.clear()
+
+    def _drop(self, ticket: str, owner: Principal) -> None:
+        if self._tickets.pop(ticket, None) is not None:
+            self._out[owner.id] -= 1
+            self._out += Counter()  # forgets those who have none
 
     async def _key(self, key: str) -> Principal:
         hashed, now = hash_of(key), self._clock.monotonic()
@@ -224,13 +267,14 @@ class Gate:
             )
             role: Role = claims["role"]
             scopes, session_id, identity = _OF_ROLE[role], str(claims["ses"]), str(claims["sub"])
-            expired = float(claims["exp"]) * 1000 <= self._clock.wall_ms()
+            expires_at = int(claims["exp"]) * 1000
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise AuthError("This is no API key and no room token of this server.") from None
+        expired = expires_at <= self._clock.wall_ms()
         if expired and not resuming:
             raise AuthError("The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one.")
         # Whoever makes tokens chooses identities: they must not meet those of keys, or of other rooms.
-        return Principal(f"{session_id}/{identity}", identity, scopes, session_id, role, expired)
+        return Principal(f"{session_id}/{identity}", identity, scopes, session_id, role, expired, expires_at)
 
     async def _check_closed(self) -> None:
         if not self.closed:

@@ -46,7 +46,7 @@ from rejoinder.link import LinkReceiver
 from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
 from rejoinder.providers import ToolContext
-from rejoinder.settings import Agent
+from rejoinder.settings import Agent, Limits
 from rejoinder.stages.chain import SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
@@ -118,6 +118,7 @@ class Session:
         self._answerer = Answerer(chosen, services, self._place)
         self._next: Answerer | None = None
         """Who answers from the end of the current reply on."""
+        self._transfers = 0
         self._ear = Ear(
             agent,
             services.vad,
@@ -268,7 +269,10 @@ class Session:
                 return command.reason
             await self._execute(command)
         if self._next is not None and self._scope is None:
-            self._hand_over(greet=True)
+            greeting = self._hand_over()
+            # Not through the inbox, where the user may have begun to speak meanwhile; and never over their words.
+            if greeting and self._machine.user == "silent":
+                return await self._react(turns.SayAsked(greeting))
         return None
 
     async def _free(self, reason: str) -> None:
@@ -346,6 +350,7 @@ class Session:
             self._stop_timer("idle")
         if audio:
             self._post(turns.AudienceChanged(True))
+        if not guest:
             if self._abandoned and played_ms is not None and self._scope is not None:
                 # What it counts may be of an earlier reply than the one it has not heard of yet.
                 self._playout.report(played_ms if self._scope.begun_seq <= last_seq else 0.0)
@@ -353,7 +358,7 @@ class Session:
         return link
 
     def _come_back(self) -> None:
-        """Somebody hears again: the reply that nobody heard the end of goes on, or not, as the agent has it."""
+        """Somebody is there again: the reply that nobody heard the end of goes on, or not, as the agent has it."""
         if not self._abandoned:
             return
         self._abandoned = False
@@ -378,6 +383,9 @@ class Session:
             self._speaker = None
         if link.audio and not self._audience.hears:
             self._post(turns.AudienceChanged(False))
+        if link.guest:
+            return
+        if link.audio and not self._audience.attended:
             self._abandon()
         self._idle()
 
@@ -395,7 +403,14 @@ class Session:
         if not self._audience.present and not self._inbox.closed:
             # Who writes comes and goes with every message, and thinks longer between them.
             grace = self._limits.idle_s if self._linked else max(self._limits.idle_s, self._limits.chat_idle_s)
-            self._arm("idle", grace, lambda: self.end("idle"))
+            self._arm("idle", grace, self._leave)
+
+    def _leave(self) -> None:
+        """The grace period is over. What is still being answered is answered first: its events are stored and sent."""
+        if self._scope is not None and not self._abandoned:
+            self._idle()
+        else:
+            self.end("idle")
 
     def watch(self, observer: Observer, *, present: bool) -> Callable[[], None]:
         """Show all events from now on to `observer`; returns the (idempotent) way to stop that.
@@ -407,6 +422,7 @@ class Session:
             return unsubscribe
         self._audience.readers += 1
         self._stop_timer("idle")
+        self._come_back()
         gone = False
 
         def leave() -> None:
@@ -492,7 +508,7 @@ class Session:
             ProtocolError: the text is empty or too long, or commands come too fast.
         """
         self._check_live()
-        text, turn_id = self._checked(text), new_id("turn")
+        text, turn_id = check_text(text, self._limits), new_id("turn")
         self._check_pace()
         self._wrote_at = self._clock.monotonic()
         self._post(turns.UserWrote(text, turn_id))
@@ -507,7 +523,7 @@ class Session:
             ProtocolError: the text is empty or too long, or commands come too fast.
         """
         self._check_live()
-        text, turn_id = self._checked(text), new_id("turn")
+        text, turn_id = check_text(text, self._limits), new_id("turn")
         self._check_pace()
         self._post(turns.SayAsked(text, turn_id))
         return turn_id
@@ -520,17 +536,6 @@ class Session:
     def _check_live(self) -> None:
         if self._inbox.closed or self.ended_reason is not None:
             raise SessionError(f"The session {self.id} is over.", code="session_over", fix="Start a new one.")
-
-    def _checked(self, text: str) -> str:
-        if not text.strip():
-            raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
-        if len(text) > self._limits.text_chars:
-            raise ProtocolError(
-                f"The text has {len(text)} characters; at most {self._limits.text_chars} are taken.",
-                code="text_too_long",
-                fix="Send it in parts.",
-            )
-        return text.strip()
 
     def _check_pace(self) -> None:
         if len(self._inbox) > self._limits.inbox // 2:
@@ -626,7 +631,7 @@ class Session:
             timer.mark("transcript", self._ear.understood_at)
         self._settle()
         if self._next is not None:
-            self._hand_over(greet=False)
+            self._hand_over()
         if self._prefilling is not None:
             self._prefilling.cancel()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
@@ -674,23 +679,26 @@ class Session:
         allowed = self.agent.transfers
         if name not in allowed:
             raise ToolError(f"You cannot transfer to {name[:80]!r}. You can to: {', '.join(allowed) or 'nobody'}.")
+        self._transfers += 1
+        number = self._transfers
         try:
             chosen, services = await self._host.choose(name)
         except RejoinderError as error:
             log.warning("%s cannot be transferred to %s: %s", self.id, name, error.explain())
             raise ToolError(f"{name} cannot take over now.") from None
-        self._next = Answerer(chosen, services, self._place)
+        if number == self._transfers:
+            # Of several the last one that was asked for counts, not the one that took longest to load.
+            self._next = Answerer(chosen, services, self._place)
         return f"{name} takes over when this answer is over. Say so in a few words."
 
-    def _hand_over(self, *, greet: bool) -> None:
-        """From now on the next one answers; it listens with the ears of the first one."""
+    def _hand_over(self) -> str:
+        """From now on the next one answers, and listens with the ears of the first one; what it would say first."""
         assert self._next is not None
         former, self._answerer, self._next = self._answerer, self._next, None
         self._keeping = None
         chosen = self._answerer.chosen
         self._publish(AgentChanged(agent=chosen.name, agent_version=chosen.version or 0, former=former.chosen.name))
-        if greet and chosen.definition.greeting:
-            self._post(turns.SayAsked(chosen.definition.greeting))
+        return chosen.definition.greeting
 
     def _tell_interruption(self, told: turns.TellInterruption) -> None:
         if self._scope is None:
@@ -835,3 +843,20 @@ class Session:
     def _stop_timer(self, name: str) -> None:
         if timer := self._timers.pop(name, None):
             timer.cancel()
+
+
+def check_text(text: str, limits: Limits) -> str:
+    """`text` as it is taken, from a user or for the agent to say.
+
+    Raises:
+        ProtocolError: it has no words (`empty_text`) or too many (`text_too_long`).
+    """
+    if not text.strip():
+        raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
+    if len(text) > limits.text_chars:
+        raise ProtocolError(
+            f"The text has {len(text)} characters; at most {limits.text_chars} are taken.",
+            code="text_too_long",
+            fix="Send it in parts.",
+        )
+    return text.strip()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from rejoinder.client import VoiceClient
 from rejoinder.clock import SystemClock
 from rejoinder.errors import AuthError, ConfigError, RejoinderError
 from rejoinder.settings import Agent, Auth, Limits, Settings
+from rejoinder.store.keys import KeyRecord
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import Caller, LiveServer, Serve
@@ -263,6 +265,65 @@ def test_a_ticket_opens_one_connection(server: LiveServer, admin: httpx.Client) 
     assert httpx.get(query).status_code == 403, "it does what its maker may do, no more"
 
 
+def test_a_ticket_is_no_better_than_what_it_was_made_with(server: LiveServer, admin: httpx.Client) -> None:
+    def ticket_of(credential: str) -> str:
+        answer = httpx.post(f"{server.http}/v1/tickets", headers=bearer(credential))
+        assert answer.status_code == 201
+        return str(answer.json()["ticket"])
+
+    def status(ticket: str, method: str = "GET", path: str = "/v1/agents") -> int:
+        return httpx.request(method, f"{server.http}{path}?ticket={ticket}").status_code
+
+    made = admin.post("/v1/keys", json={"name": "leaked", "scopes": ["read"]}).json()
+    assert status(ticket_of(made["key"])) == 200
+    assert status(ticket_of(made["key"]), "POST", "/v1/tickets") == 403, "it does not live on in another one"
+    kept = ticket_of(made["key"])
+    admin.delete(f"/v1/keys/{made['record']['id']}")
+    assert status(kept) == 401, "its maker was revoked"
+
+    session_id, tokens = room_with(admin, "speaker")
+    ticket = ticket_of(tokens["speaker"])
+    gate = server.runtime.gate
+    until, principal = gate._tickets[ticket]
+    gate._tickets[ticket] = (until, replace(principal, expires_at=int(time.time() * 1000) - 1))
+    assert status(ticket, path=f"/v1/sessions/{session_id}") == 401, "its maker has expired"
+
+    for _ in range(100):
+        ticket_of(tokens["speaker"])
+    full = httpx.post(f"{server.http}/v1/tickets", headers=bearer(tokens["speaker"]))
+    assert (full.status_code, full.json()["code"]) == (429, "too_many_tickets")
+    assert ticket_of(make_key(server, "read")), "nobody else has fewer for that"
+
+
+def test_a_token_is_renewed_while_its_session_goes_on(server: LiveServer, admin: httpx.Client) -> None:
+    session_id, tokens = room_with(admin, "listener", "speaker")
+    path = f"/v1/sessions/{session_id}"
+
+    def renew(credential: str) -> httpx.Response:
+        return httpx.post(f"{server.http}{path}/token", headers=bearer(credential))
+
+    for role in ("listener", "speaker"):
+        fresh = renew(tokens[role])
+        assert fresh.status_code == 201
+        claims = [jwt.decode(t, options={"verify_signature": False}) for t in (tokens[role], fresh.json()["token"])]
+        same = ("sub", "ses", "role", "aud")
+        assert [claims[0][name] for name in same] == [claims[1][name] for name in same]
+    assert renew(make_key(server, "admin")).status_code == 403, "a key needs none"
+    speaker = renew(tokens["speaker"]).json()["token"]
+    assert admin.post(f"{path}/messages", json={"text": "hi"}).status_code == 202
+    assert renew(speaker).status_code == 201
+    admin.post(f"{path}/end")
+    with httpx.stream("GET", f"{server.http}{path}/events", headers=bearer(speaker)) as stream:
+        stream.read()
+    assert renew(speaker).json()["code"] == "session_over"
+
+
+def test_what_ends_ends_also_when_it_is_rotated(server: LiveServer, admin: httpx.Client) -> None:
+    made = admin.post("/v1/keys", json={"name": "brief", "scopes": ["read"], "ttl_s": 60}).json()["record"]
+    turned = admin.post(f"/v1/keys/{made['id']}/rotate", json={"overlap_s": 0}).json()["record"]
+    assert turned["expires_at"] == made["expires_at"]
+
+
 def test_a_key_never_stands_in_a_url(server: LiveServer, admin: httpx.Client) -> None:
     key = make_key(server, "read")
     answer = httpx.get(f"{server.http}/v1/sessions?access_token={key}")
@@ -304,7 +365,7 @@ async def come_with_host(server: LiveServer, host: str) -> None:
         pass
 
 
-def test_too_many_requests_are_told_when_to_come_again(serve: Serve) -> None:
+def test_too_many_requests_are_told_when_to_come_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(auth=KEYS, limits=Limits(requests_per_minute=3))
     key, other = make_key(server, "read"), make_key(server, "read")
     answers = [httpx.get(server.http + "/v1/agents", headers=bearer(key)) for _ in range(4)]
@@ -315,6 +376,17 @@ def test_too_many_requests_are_told_when_to_come_again(serve: Serve) -> None:
     assert httpx.get(server.http + "/v1/agents", headers=bearer(other)).status_code == 200, "each key has its own"
     guesses = [httpx.get(server.http + "/v1/agents", headers=bearer("rj_guess")).status_code for _ in range(4)]
     assert guesses == [401, 401, 401, 429]
+    looked_up: list[str] = []
+    find = server.runtime.gate.keys.find
+
+    async def finding(key: str) -> KeyRecord | None:
+        looked_up.append(key)
+        return await find(key)
+
+    monkeypatch.setattr(server.runtime.gate.keys, "find", finding)
+    assert httpx.get(server.http + "/v1/agents", headers=bearer("rj_more")).status_code == 429
+    assert not looked_up, "who has guessed too often is not even looked up"
+    assert httpx.get(server.http + "/v1/plugins", headers=bearer(other)).status_code == 200, "who is known, is"
     assert httpx.get(server.http + "/livez").status_code == 200
 
 

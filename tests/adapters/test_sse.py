@@ -370,6 +370,43 @@ def test_a_chat_in_one_request(server: LiveServer) -> None:
     assert (over.status_code, over.json()["code"]) == (409, "session_over")
 
 
+def test_a_message_that_is_refused_begins_nothing(serve: Serve) -> None:
+    server = serve(limits=Limits(text_chars=10))
+    session_id = new_room(server)
+    for text, code in (("too long a text", "text_too_long"), ("  ", "empty_text")):
+        assert httpx.post(f"{server.http}/v1/chat", json={"text": text}).json()["code"] == code
+        assert post(server, session_id, "messages", text=text).json()["code"] == code
+    assert not server.runtime.sessions
+    assert post(server, session_id, "messages", text="short").status_code == 202, "the room is as it was"
+
+
+def test_a_reader_does_not_leave_before_the_end_is_stored(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_RETRY_S", 0.05)
+    server = serve()
+    session_id = new_room(server)
+    post(server, session_id, "messages", text="hello")
+    store = server.runtime.store
+    eventually(lambda: server.runtime.sessions[session_id].bus.seq > 5)
+    eventually(lambda: store.writer.waiting == 0)
+    path = store._url.database
+    assert path
+    with closing(sqlite3.connect(path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        last = server.runtime.sessions[session_id].bus.seq
+        post(server, session_id, "end")
+        eventually(lambda: session_id not in server.runtime.sessions)
+
+        async def main() -> None:
+            async with reading(server, session_id, after=last) as reader:
+                waiting = asyncio.create_task(reader.rest())
+                await asyncio.sleep(0.2)
+                lock.execute("COMMIT")
+                rest = await waiting
+            assert [event["type"] for event in rest] == ["session.metrics", "session.ended"]
+
+        asyncio.run(main())
+
+
 def test_a_chat_that_is_interrupted_ends(serve: Serve) -> None:
     server = serve({"reply": "word " * 500, "token_ms": 20})
     session_id = new_room(server)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
-from rejoinder.events import AgentChanged, ReplyFinished, ToolReturned
+from rejoinder.events import AgentChanged, ReplyFinished, ReplyStarted, ToolReturned
 from rejoinder.providers import LlmDelta, LlmRequest, ToolCall
 from rejoinder.settings import Agent
 from rejoinder.testing.pilot import pilot
@@ -86,3 +87,48 @@ def test_only_those_named_can_take_over() -> None:
 
 def test_the_model_is_told_whom_it_can_transfer_to() -> None:
     assert fit(DESK).parameters["properties"]["agent"]["enum"] == ["billing"]
+
+
+def test_the_other_agent_does_not_greet_over_the_users_words() -> None:
+    async def main() -> None:
+        billing = ScriptedLlm(lambda request: ("Here I am.",))
+        async with pilot(
+            agent=DESK, llm=transferring("billing"), tools=[TRANSFER], others={"billing": (BILLING, billing)}
+        ) as user:
+            user.write("my bill, please")
+            await user.until(ReplyStarted)
+            await user.pause(200)
+            await user.turn(speech_ms=2000)
+            await user.until(ReplyFinished, 2)
+            finished = user.events(ReplyFinished)
+            assert [event.reason for event in finished] == ["interrupted", "completed"]
+            assert finished[1].heard_text == "Here I am."
+
+    run_virtual(main())
+
+
+def test_of_two_transfers_the_last_counts() -> None:
+    async def main() -> None:
+        def script(request: LlmRequest) -> Iterable[LlmDelta]:
+            if request.messages[-1].role == "tool":
+                yield "I put you through. "
+            else:
+                yield ToolCall("c1", "transfer", '{"agent": "slow"}')
+                yield ToolCall("c2", "transfer", '{"agent": "billing"}')
+
+        desk = Agent(transfers=("slow", "billing"))
+        answers = ScriptedLlm(lambda request: ("Yes.",))
+        others = {"slow": (Agent(), answers), "billing": (BILLING, answers)}
+        async with pilot(agent=desk, llm=ScriptedLlm(script), tools=[TRANSFER], others=others) as user:
+            choose = user.session._host.choose
+
+            async def slowly(name: str) -> object:
+                await asyncio.sleep(0.5 if name == "slow" else 0)
+                return await choose(name)
+
+            object.__setattr__(user.session._host, "choose", slowly)
+            user.write("both")
+            await user.until(AgentChanged)
+            assert [event.agent for event in user.events(AgentChanged)] == ["billing"]
+
+    run_virtual(main())

@@ -67,6 +67,13 @@ class RoomList(msgspec.Struct):
     next_cursor: str | None
 
 
+class Renewed(msgspec.Struct):
+    """A room token, and when it expires (Unix ms)."""
+
+    token: str
+    expires_at: int
+
+
 class Ticket(msgspec.Struct):
     """Stands for its maker's credential once, in the query `?ticket=`, until `expires_at` (Unix ms)."""
 
@@ -106,6 +113,22 @@ def routes(runtime: Runtime) -> list[Any]:
         await _check(request, wanted)
         return _joined(await _record(room_id), request, wanted)
 
+    @post("/v1/sessions/{session_id:str}/token", guards=[needs("read")])
+    async def renew_token(session_id: FromPath[str], request: Asked) -> Renewed:
+        """Get a room token like the one this request came with, while the session goes on or has not begun."""
+        renewed = gate.renew(await principal_of(request))
+        if session_id not in runtime.sessions:
+            # What is over needs no new token; a room that waits has its own end.
+            room = await store.room_of_session(session_id)
+            over = await store.session(session_id) is not None
+            if room is None or over or room.expires_at < runtime.clock.wall_ms():
+                raise SessionError(
+                    f"The session {session_id[:80]!r} is over.",
+                    code="session_over",
+                    fix="POST /v1/rooms makes a new one.",
+                )
+        return Renewed(renewed.token, renewed.expires_at)
+
     @post("/v1/tickets", guards=[needs(None)])
     async def create_ticket(request: Asked) -> Ticket:
         """Make a ticket: it does once what this request's key or token does."""
@@ -131,7 +154,7 @@ def routes(runtime: Runtime) -> list[Any]:
         join.token, join.role, join.expires_at = made.token, wanted.role, made.expires_at
         return join
 
-    return [create_room, list_rooms, get_room, create_token, create_ticket]
+    return [create_room, list_rooms, get_room, create_token, renew_token, create_ticket]
 
 
 def _base(request: Asked) -> str:

@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder.app import Runtime
-from rejoinder.session import Session
+from rejoinder.session import Session, check_text
 from rejoinder.store.records import InterruptionRecord, MessageRecord, SessionRecord, TurnRecord, counts_of
 from rejoinder_adapters.security import needs
 from rejoinder_adapters.sessions import live_session, stored_session
@@ -118,8 +118,9 @@ def routes(runtime: Runtime) -> list[Any]:
     @post("/v1/sessions/{session_id:str}/messages", guards=talking, status_code=202, operation_id="send_message")
     async def write(session_id: FromPath[str], data: JSONBody[Words]) -> Accepted:
         """The user says this in writing; an answer under way is interrupted. The answer comes as events."""
+        text = check_text(data.text, runtime.settings.limits)
         session = await live_session(runtime, session_id)
-        return Accepted(session_id, session.write(data.text))
+        return Accepted(session_id, session.write(text))
 
     @post("/v1/sessions/{session_id:str}/interrupt", guards=talking, status_code=204, operation_id="interrupt_session")
     async def interrupt(session_id: FromPath[str]) -> None:

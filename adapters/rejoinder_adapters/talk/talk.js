@@ -210,16 +210,34 @@ async function send() {
   text.focus();
 }
 
-function roleOf(jwt) {
-  // Only to show what fits: what is allowed, the server decides.
+function claimsOf(jwt) {
+  // Only to show what fits and to renew in time: what is allowed, the server decides.
   try {
-    return JSON.parse(atob(jwt.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).role;
+    return JSON.parse(atob(jwt.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
   } catch {
-    return undefined;
+    return {};
   }
 }
 
-const listens = roleOf(token) === "listener";
+async function renew({ iat, exp }) {
+  // A conversation may outlive its token. The new one goes into the address, so that reloading the page works, too.
+  for (let wait = (exp - iat) * 500; wait > 0 && !over; ) {
+    await new Promise((done) => setTimeout(done, wait));
+    const response = await fetch(`${path}/token`, { method: "POST", headers }).catch(() => null);
+    wait = 5_000;
+    if (!response) continue;
+    if (!response.ok) return;
+    const { token: next } = await response.json();
+    headers.authorization = `Bearer ${next}`;
+    link.set("token", next);
+    history.replaceState(null, "", `#${link}`);
+    const fresh = claimsOf(next);
+    wait = (fresh.exp - fresh.iat) * 500;
+  }
+}
+
+const claims = claimsOf(token);
+const listens = claims.role === "listener";
 if (listens) $("form").hidden = true;
 $("form").addEventListener("submit", (event) => (event.preventDefault(), send()));
 text.addEventListener("keydown", (event) => {
@@ -228,6 +246,6 @@ text.addEventListener("keydown", (event) => {
 $("stop").addEventListener("click", () => post("interrupt"));
 document.addEventListener("keydown", (event) => event.key === "Escape" && !$("stop").disabled && post("interrupt"));
 window.addEventListener("hashchange", () => location.reload());
-if (session) stay();
+if (session) stay(), renew(claims);
 else finish("This page needs a link: POST /v1/rooms gives one, as join.page.");
 refresh();

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rejoinder.ids import new_id
 from rejoinder.store import tables
@@ -48,23 +49,10 @@ class Keys:
         self, name: str, scopes: Iterable[str], *, ttl_s: float | None = None, dev: bool = False, key: str | None = None
     ) -> tuple[KeyRecord, str]:
         """A new key, and its secret: to be shown once. It expires after `ttl_s`; `key` is one made before."""
-        key = key or PREFIX + secrets.token_urlsafe(32)
         now = self._store.clock.wall_ms()
-        record = KeyRecord(
-            id=new_id("key"),
-            name=name,
-            prefix=key[: len(PREFIX) + _SHOWN],
-            scopes=list(scopes),
-            dev=dev,
-            created_at=now,
-            expires_at=None if ttl_s is None else now + round(ttl_s * 1000),
-            revoked_at=None,
-            last_used_at=None,
-        )
-        row = {**msgspec.structs.asdict(record), "hash": hash_of(key)}
+        expires_at = None if ttl_s is None else now + round(ttl_s * 1000)
         async with self._store.transaction() as connection:
-            await connection.execute(insert(tables.api_keys).values(row))
-        return record, key
+            return await self._insert(connection, name, scopes, expires_at, dev=dev, key=key)
 
     async def find(self, key: str) -> KeyRecord | None:
         """The record of `key`, good or not; None if nobody made it."""
@@ -88,21 +76,48 @@ class Keys:
         return [msgspec.convert(row, KeyRecord) for row in rows]
 
     async def rotate(self, key_id: str, *, overlap_s: float) -> tuple[KeyRecord, str] | None:
-        """A new key with the name and scopes of the one with that id, which is good for another `overlap_s`.
+        """A new key like the one with that id (name, scopes, end), which is good for another `overlap_s`.
 
         None if there is no such key, or it is no good any more.
         """
-        old = await self.get(key_id)
         now = self._store.clock.wall_ms()
-        if old is None or not old.good_at(now):
-            return None
-        made = await self.create(old.name, old.scopes)
-        until = now + round(overlap_s * 1000)
-        if old.expires_at is not None:
-            until = min(until, old.expires_at)
         async with self._store.transaction() as connection:
+            query = _KEYS.where(_columns.id == key_id).with_for_update()
+            row = (await connection.execute(query)).mappings().first()
+            old = msgspec.convert(row, KeyRecord) if row else None
+            if old is None or not old.good_at(now):
+                return None
+            until = now + round(overlap_s * 1000)
+            if old.expires_at is not None:
+                until = min(until, old.expires_at)
             await connection.execute(update(tables.api_keys).where(_columns.id == key_id).values(expires_at=until))
-        return made
+            return await self._insert(connection, old.name, old.scopes, old.expires_at, dev=old.dev)
+
+    async def _insert(
+        self,
+        connection: AsyncConnection,
+        name: str,
+        scopes: Iterable[str],
+        expires_at: int | None,
+        *,
+        dev: bool,
+        key: str | None = None,
+    ) -> tuple[KeyRecord, str]:
+        key = key or PREFIX + secrets.token_urlsafe(32)
+        record = KeyRecord(
+            id=new_id("key"),
+            name=name,
+            prefix=key[: len(PREFIX) + _SHOWN],
+            scopes=list(scopes),
+            dev=dev,
+            created_at=self._store.clock.wall_ms(),
+            expires_at=expires_at,
+            revoked_at=None,
+            last_used_at=None,
+        )
+        row = {**msgspec.structs.asdict(record), "hash": hash_of(key)}
+        await connection.execute(insert(tables.api_keys).values(row))
+        return record, key
 
     async def revoke(self, key_id: str) -> bool:
         """End the key with that id now; False if there is none. Idempotent."""
