@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.linear import within
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
 from rejoinder.journal import NOT_STARTED, Entry, Journal
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
-from rejoinder.stages.brain import Brain
+from rejoinder.stages.brain import Brain, _pause_after
 from rejoinder.stages.chain import LlmChain
 from rejoinder.testing.scripted import Script, ScriptedLlm
 from rejoinder.testing.virtual_time import run_virtual
@@ -504,3 +505,25 @@ def check(messages: tuple[Message, ...]) -> None:
     called = [call.id for message in messages for call in message.tool_calls]
     assert called == [message.tool_call_id for message in messages if message.role == "tool"]
     assert len(set(called)) == len(called)
+
+
+@pytest.mark.parametrize(
+    ("text", "pause"),
+    [
+        ("Done.", " "),
+        ('He said "yes!")', " "),
+        ("终于。", " "),
+        ("One moment,", "\n"),
+        (".x", "\n"),
+        ('"', "\n"),
+        ("", "\n"),
+    ],
+)
+def test_a_filler_that_is_no_sentence_ends_its_line(text: str, pause: str) -> None:
+    assert _pause_after(text) == pause
+
+
+def test_the_end_of_a_text_is_found_at_its_end() -> None:
+    with within():
+        assert _pause_after("." * 1_000_000 + "x") == "\n"
+        assert _pause_after("." + '"' * 1_000_000) == " "

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.linear import within
 
 from rejoinder.stages.chunker import Chunker
 
@@ -46,6 +47,15 @@ def tokens(text: str) -> list[str]:
 )
 def test_text_is_cut_where_a_speaker_breathes(text: str, expected: list[str]) -> None:
     assert chunks(*tokens(text)) == expected
+
+
+@pytest.mark.parametrize("piece", [".", "x", ".x", '."', ". ", " ", "\n ", "a. ", "。", ",", "a, ", " -", "a ", "字"])
+def test_no_text_takes_long(piece: str) -> None:
+    text = piece * (400_000 // len(piece)) + "x"
+    with within():
+        cut = chunks(text)
+    assert "".join("".join(cut).split()) == "".join(text.split())
+    assert max(map(len, cut)) < 1000
 
 
 def test_what_is_there_at_once_is_not_cut_more_than_needed() -> None:

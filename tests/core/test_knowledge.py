@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from tests.linear import within
 
 from rejoinder.errors import StoreError
 from rejoinder.store import schema
@@ -103,6 +104,29 @@ def test_no_word_is_lost_and_no_passage_too_long(document: str) -> None:
     kept = [word for passage in passages for part in passage for word in words_of(part)]
     if all(len(word) < LONGEST for word in clean(document).split()):
         assert set(words_of(clean(document))) <= set(kept)
+
+
+@pytest.mark.parametrize(
+    ("document", "passages"),
+    [
+        ("# a" + " " * 1_000_000 + "b", [Passage("a b", "a b")]),
+        ("# " + "#" * 1_000_000 + "x", None),
+        ("# a" + "# " * 500_000 + "b", None),
+        ("." + '"' * 1_000_000 + "x", None),
+        ("x" * 10_000_000, None),
+    ],
+    ids=["spaces", "hashes", "both", "quotes", "one word"],
+)
+def test_no_document_keeps_the_process_busy_for_long(document: str, passages: list[Passage] | None) -> None:
+    with within():
+        cut = split(document)
+    assert passages is None or cut == passages
+    assert all(0 < len(passage.text) <= LONGEST for passage in cut)
+
+
+def test_no_pile_of_marks_keeps_the_process_busy_for_long() -> None:
+    with within():
+        assert words_of("Cafe" + "\u0301\u0323" * 2_000_000 + " crème") == ["cafe", "creme"]
 
 
 def test_words_have_no_case_accents_or_punctuation() -> None:

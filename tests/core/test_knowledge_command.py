@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.linear import within
 
 from rejoinder.commands import knowledge
 from rejoinder.commands.documents import find, parse_html, read
@@ -138,6 +139,20 @@ def test_html_is_read_as_it_is_seen() -> None:
 def test_html_that_is_not_whole(page: str, title: str, text: str) -> None:
     parsed = parse_html(page, "page")
     assert (parsed.title, parsed.text.strip()) == (title, text)
+
+
+def test_a_title_is_the_first_heading_without_what_marks_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for text, title in (
+        ("text\n# A title ##\n# B", "A title"),
+        ("# \n## no\n", "page"),
+        ("# #\n", "page"),
+        ("# a" + " " * 1_000_000 + "b", "a" + " " * 1_000_000 + "b"),
+        ("# " + " " * 1_000_000 + "\n", "page"),
+    ):
+        page.write_text(text)
+        with within():
+            assert read(page).title == title
 
 
 def test_links_to_folders_are_not_followed(folder: Path) -> None:

@@ -13,7 +13,7 @@ from tests import sounds
 from rejoinder.audio import ENGINE_RATE
 from rejoinder.manager import load_plugins
 from rejoinder.providers import InterruptionJudge, Judgement, Overlap, ProviderContext
-from rejoinder_plugins.interruption.echo import compare
+from rejoinder_plugins.interruption.echo import compare, repeats
 
 AGENT = "Your order has been shipped and should arrive on Thursday between nine and twelve in the morning."
 OVER = Overlap(
@@ -208,3 +208,7 @@ def test_a_call_costs_the_event_loop_little() -> None:
         echo.judge(overlap)
         took.append(time.perf_counter() - started)
     assert min(took) < 0.005  # about 0.002; more is a defect, not a slow machine
+
+
+def test_a_number_of_any_length_is_a_word() -> None:
+    assert repeats("7 " + "1" * 5000 + " 20", "seven " + "1" * 5000 + " twenty")

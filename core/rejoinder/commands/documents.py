@@ -19,7 +19,7 @@ MAX_BYTES = 20_000_000
 _HTML = (".html", ".htm")
 _MARKDOWN = (".md", ".markdown")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-_TITLE = re.compile(r"^#[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_TITLE = re.compile(r"^#[ \t]+([^ \t\n].*)", re.MULTILINE)
 
 
 class ParsedFile(NamedTuple):
@@ -68,7 +68,7 @@ def read(path: Path) -> ParsedFile:
     if suffix in _MARKDOWN:
         text = _FRONT_MATTER.sub("", text)
         found = _TITLE.search(text)
-        title = found[1] if found else title
+        title = (found[1].rstrip(" \t#") if found else "") or title
     return ParsedFile(title, text)
 
 

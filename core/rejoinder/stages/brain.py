@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -15,11 +14,14 @@ from rejoinder.settings import Agent
 from rejoinder.stages.chain import LlmChain
 from rejoinder.tools import CUT_OFF, Ledger, Spawn, Told, ToolResult, run_tool
 
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*\Z")
+_SENTENCE_ENDS = tuple(".!?…。！？")
+_CLOSING = "\"'”’)]"
 _NEXT_FILLER = 3
 """Each filler comes this many times as late as the one before it."""
-_MAX_CALLS = 16
-_TOO_MANY = ToolResult("failed", f"Not executed: at most {_MAX_CALLS} calls are run at once. Call again.")
+MAX_CALLS = 16
+"""Of the calls in one answer so many are run."""
+TOO_MANY = ToolResult("failed", f"Not executed: at most {MAX_CALLS} calls are run at once. Call again.")
+"""What the model is told of the others."""
 
 Tell = Callable[[ServerEvent], None]
 Committed = Callable[[], Awaitable[object]]
@@ -133,14 +135,14 @@ class Brain:
 
         for call in tool_round.calls:
             report(ToolCalled(reply_id=entry.reply_id, call_id=call.id, name=call.name, arguments=call.arguments))
-        for call in tool_round.calls[_MAX_CALLS:]:
+        for call in tool_round.calls[MAX_CALLS:]:
             tool_round.started.add(call.id)
-            end(call, _TOO_MANY)
+            end(call, TOO_MANY)
         work = {
             asyncio.create_task(
                 self._call(call, tool_round, entry, committed, end, told(call), known), name=f"call of {call.name}"
             )
-            for call in tool_round.calls[:_MAX_CALLS]
+            for call in tool_round.calls[:MAX_CALLS]
         }
         try:
             if not said.strip():
@@ -230,4 +232,4 @@ def _cancelled() -> bool:
 
 def _pause_after(text: str) -> str:
     """What lets `text` be spoken at once: behind a sentence a space, behind anything else a new line."""
-    return " " if _SENTENCE_END.search(text) else "\n"
+    return " " if text.rstrip(_CLOSING).endswith(_SENTENCE_ENDS) else "\n"

@@ -11,9 +11,10 @@ import re
 _ABBREVIATIONS = frozenset(
     ("dr", "mr", "mrs", "ms", "prof", "st", "vs", "etc", "e.g", "i.e", "a.m", "p.m", "approx", "jr", "sr")
 )
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
+# Each run (of dots, of letters) is tried from its start only: from every place in it takes quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?…。！？])[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
 _CLAUSE_END = re.compile(r"[,;:—–](?=\s)|\s-(?=\s)")
-_WHOLE_WORD = re.compile(r"\S+(?=\s)")
+_WHOLE_WORD = re.compile(r"(?<!\S)\S+(?=\s)")
 _LEANING_WORDS = """
 a an the this that these those my your his her its our their some any no every each
 about above across after against along around as at before behind below between by during for from in into
@@ -30,6 +31,8 @@ _LEANING = frozenset(_LEANING_WORDS.split())
 """Words that are said in one breath with the next: cut off from it, they sound torn."""
 _MOST_CHARACTERS = 400
 """Text without spaces or punctuation is cut here."""
+_AT_ONCE = 400
+"""Of a longer piece of text so many characters are looked at: each chunk is searched for in all that is there."""
 _LONG_WORD = 6
 """Characters from which a single word before a comma can stand alone ("Certainly,", but not "Yes,")."""
 
@@ -58,10 +61,11 @@ class Chunker:
 
     def feed(self, delta: str) -> list[str]:
         """The chunks that `delta` completes."""
-        self._text += delta
         chunks: list[str] = []
-        while (end := self._boundary()) is not None:
-            self._take(end, chunks)
+        for at in range(0, len(delta), _AT_ONCE):
+            self._text += delta[at : at + _AT_ONCE]
+            while (end := self._boundary()) is not None:
+                self._take(end, chunks)
         return chunks
 
     def finish(self) -> list[str]:

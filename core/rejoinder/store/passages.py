@@ -16,10 +16,13 @@ OVERLAP = 150
 MOST_WORDS = 32
 """Words of a query that count; people do not ask longer questions, and each one costs."""
 
-_HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t#]*$")
+# What ends a heading is stripped from it afterwards: a pattern for it takes quadratic time to find that there is none.
+_HEADING = re.compile(r"#{1,6}[ \t]+(.*)")
 _FENCE = re.compile(r"[ \t]{0,3}(?:```|~~~)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+")
 _DIACRITICS = re.compile("[\u0300-\u036f]")
+# Marks (and more) of which no writing has so many in a row. Python sorts them one by one, in quadratic time.
+_PILE = re.compile(r"([^\w\s\x00-\x7f]{30})[^\w\s\x00-\x7f]+")
 # A letter or digit of any script, with the marks that belong to it: Python's \w leaves out the vowels of many.
 _WORD = re.compile(
     r"[^\W_](?:[^\W_]|[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e])*"
@@ -66,7 +69,8 @@ def words_of(text: str) -> list[str]:
     The index holds these, and queries are made of them, so that both databases take the same things for words and a
     query can never be anything else than words to them.
     """
-    plain = _DIACRITICS.sub("", unicodedata.normalize("NFKD", text.casefold()))
+    text = _PILE.sub(r"\1", text.casefold())
+    plain = _DIACRITICS.sub("", unicodedata.normalize("NFKD", text))
     # Some letters only show their lower case once they are taken apart.
     return _WORD.findall(unicodedata.normalize("NFC", plain.casefold()))
 
@@ -93,7 +97,7 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
             end()
             if heading or paragraphs:
                 yield heading, paragraphs
-            heading, paragraphs = " ".join(found[1].split()), []
+            heading, paragraphs = " ".join(found[1].rstrip(" \t#").split()), []
         elif words := line.split():
             lines.append(" ".join(words))
         else:
@@ -126,10 +130,12 @@ def _pack(paragraphs: list[str]) -> Iterator[str]:
 def _sentences(paragraph: str) -> Iterator[str]:
     """The sentences, none longer than `LONGEST`."""
     for sentence in _SENTENCE.split(paragraph):
-        while len(sentence) > LONGEST:
-            at = sentence.rfind(" ", 1, LONGEST + 1)
-            at = LONGEST if at < 0 else at
-            yield sentence[:at]
-            sentence = sentence[at:].lstrip()
-        if sentence:
-            yield sentence
+        start = 0
+        while len(sentence) - start > LONGEST:
+            end = sentence.rfind(" ", start + 1, start + LONGEST + 1)
+            end = start + LONGEST if end < 0 else end
+            yield sentence[start:end]
+            # Words are parted by single spaces here.
+            start = end + (sentence[end] == " ")
+        if start < len(sentence):
+            yield sentence[start:]

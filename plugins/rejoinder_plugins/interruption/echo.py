@@ -136,7 +136,7 @@ def foreign(text: str, agent_text: str) -> Foreign | None:
 
 def _split(text: str) -> list[str]:
     words = _WORD.findall(text.lower().replace(":00", ""))
-    return [_FIGURES.get(int(word), word) if word.isdecimal() else word for word in words]
+    return [_FIGURES.get(int(word), word) if word.isdecimal() and len(word) < 9 else word for word in words]
 
 
 def _key(word: str) -> str:
