@@ -140,7 +140,8 @@ def _security(path: str, guard: Needs | None) -> list[Json]:
         return []
     scopes = [guard.scope] if guard.scope else []
     ways = ["apiKey", "ticket"]
-    if guard.scope is None or (guard.scope in _IN_A_ROOM and "{session_id}" in path):
+    in_session = guard.session_in_body or "{session_id}" in path
+    if guard.scope is None or (guard.scope in _IN_A_ROOM and in_session):
         ways += ["roomToken", "accessToken"]
     return [{way: scopes} for way in ways]
 

@@ -182,12 +182,18 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "list_rooms": Operation(answer={"items": [examples.A_ROOM], "next_cursor": None}),
     "get_room": Operation(("unknown_room",), answer=examples.A_ROOM),
-    "create_room_token": Operation(("unknown_room",), request={"role": "listener", "ttl_s": 600}, answer=examples.JOIN),
+    "create_room_token": Operation(
+        ("unknown_room", "session_over", "room_expired"),
+        request={"role": "listener", "ttl_s": 600},
+        answer=examples.JOIN,
+    ),
     "renew_token": Operation(
-        ("session_over",), answer={"token": examples.JOIN["token"], "expires_at": examples.JOIN["expires_at"]}
+        ("session_over", "room_expired"),
+        answer={"token": examples.JOIN["token"], "expires_at": examples.JOIN["expires_at"]},
     ),
     "create_ticket": Operation(
-        ("too_many_tickets", "forbidden"), answer={"ticket": "Zq3v0x1K9mJrT5yWb7uPcQ8hLsNdFgAe", "expires_at": examples.AT + 30_000}
+        ("too_many_tickets", "forbidden"),
+        answer={"ticket": "Zq3v0x1K9mJrT5yWb7uPcQ8hLsNdFgAe", "expires_at": examples.AT + 30_000},
     ),
     "list_sessions": Operation(answer={"items": [examples.A_SESSION], "next_cursor": None}),
     "get_session": Operation(

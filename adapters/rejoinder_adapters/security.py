@@ -58,22 +58,25 @@ class RateLimiter:
 class Needs:
     """A guard that lets those through who may do what `scope` covers, in the session that the path names.
 
-    None: whoever is known here. The OpenAPI document tells of it.
+    None: whoever is known here. `session_in_body`: the route itself looks which session it is. The OpenAPI document
+    tells of it.
     """
 
-    def __init__(self, scope: Scope | None) -> None:
+    def __init__(self, scope: Scope | None, *, session_in_body: bool) -> None:
         self.scope = scope
+        self.session_in_body = session_in_body
 
     async def __call__(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Refuse the others."""
         principal = await principal_of(connection)
         if self.scope is not None:
-            principal.check(self.scope, connection.path_params.get("session_id"))
+            named = connection.path_params.get("session_id")
+            principal.check(self.scope, principal.session_id if self.session_in_body else named)
 
 
-def needs(scope: Scope | None) -> Guard:
+def needs(scope: Scope | None, *, session_in_body: bool = False) -> Guard:
     """A guard for a route; see `Needs`."""
-    return Needs(scope)
+    return Needs(scope, session_in_body=session_in_body)
 
 
 async def principal_of(connection: Connection, *, resuming: bool = False) -> Principal:

@@ -42,6 +42,8 @@ def command(
 ) -> None:
     """Start the server and talk to it with `rejoinder talk`."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Its debug messages hold all that is stored, what people say included.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
     settings = load_settings(config, host=host, port=port, default_agent=default_agent, database_url=database_url)
     try:
         import uvloop
@@ -59,16 +61,16 @@ async def _serve(settings: Settings) -> None:
     # Listen first: a port in use is known at once, not after the models are loaded.
     sock = listen(settings.host, settings.port)
     try:
-        async with Runtime(settings, progress=lambda what: _tell(f"  loading {what} ...")) as runtime:
+        progress = lambda what: _tell(f"  loading {what} ...")  # noqa: E731
+        async with Runtime(settings, progress=progress, listens=True) as runtime:
             for info in runtime.plugins.infos.values():
                 if info.error:
                     _tell(f"  plugin {info.name} is out of order: {info.error} (see `rejoinder plugins list`)")
             # What is loaded stays: full collections need not look at it again (pauses of tens of ms otherwise).
             gc.collect()
             gc.freeze()
-            key = await runtime.gate.prepare()
             agent = await runtime.catalog.get()
-            _announce(settings, agent, key, sock.getsockname()[1], time.monotonic() - started)
+            _announce(settings, agent, runtime.gate.dev_key_works, sock.getsockname()[1], time.monotonic() - started)
             await make_server(runtime).serve(sockets=[sock])
             _tell("stopping: sessions are ended, what is pending is written ...")
     except OSError as error:
@@ -77,7 +79,7 @@ async def _serve(settings: Settings) -> None:
         sock.close()
 
 
-def _announce(settings: Settings, agent: NamedAgent, key: str | None, port: int, seconds: float) -> None:
+def _announce(settings: Settings, agent: NamedAgent, dev_key: bool, port: int, seconds: float) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     names = ", ".join(name for kind in KINDS for name in agent.definition.names(kind))
     _tell(f"ready in {seconds:.1f} s: agent {agent.name} ({names})")
@@ -85,8 +87,9 @@ def _announce(settings: Settings, agent: NamedAgent, key: str | None, port: int,
     _tell(f"  REST    http://{host}:{port}/v1 (described in http://{host}:{port}/docs)")
     _tell(f"  OpenAI  base_url http://{host}:{port}/v1")
     _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")
-    if key is not None:
-        _tell(f"  key     {key} (for this machine only; also in {settings.auth.dev_key_file})")
+    if dev_key:
+        # Not itself: what is printed here often lands in a log.
+        _tell("  key     `rejoinder keys dev` prints it; it is for this machine only")
     elif settings.auth.mode == "none":
         _tell("  key     none: everybody on this machine may do everything (auth.mode)")
 

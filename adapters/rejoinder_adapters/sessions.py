@@ -40,16 +40,17 @@ async def stored_session(runtime: Runtime, session_id: str) -> SessionRecord:
 
 @overload
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, may_be_over: Literal[False] = False
+    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: Literal[False] = False
 ) -> Session: ...
 @overload
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, may_be_over: bool
+    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: bool
 ) -> Session | None: ...
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, may_be_over: bool = False
+    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: bool = False
 ) -> Session | None:
-    """The live session called `session_id`; with `start`, that of a room begins now if this is the first who comes.
+    """The live session called `session_id`; with `start`, that of a room begins now if this is the first who comes
+    (`written`: with a message).
 
     Raises:
         SessionError: there is none (`unknown_session`), it has not begun (`session_not_started`), its room has expired
@@ -58,7 +59,7 @@ async def live_session(
     if session := runtime.sessions.get(session_id):
         return session
     if start and await runtime.store.session(session_id) is None and await runtime.store.room_of_session(session_id):
-        return await runtime.join(session_id, written=True)
+        return await runtime.join(session_id, written=written)
     await stored_session(runtime, session_id)
     if may_be_over:
         return None

@@ -14,7 +14,7 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ASGIApp
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 
 from rejoinder.app import Runtime
@@ -70,7 +70,8 @@ class EventStream(EventSourceResponse):
             _told(events),
             headers=_HEADERS,
             ping=PING_S,
-            ping_message_factory=lambda: ServerSentEvent(comment="", sep="\n"),
+            # A comment, and no blank line behind it: some clients would make an event without data of that.
+            ping_message_factory=lambda: b": \n",  # type: ignore[arg-type,return-value]
             sep="\n",
             send_timeout=send_s,
             shutdown_event=anyio.Event(),
@@ -106,7 +107,8 @@ async def _told(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, No
 
 async def frames(feed: Feed) -> AsyncGenerator[bytes, None]:
     """All events of `feed`, as SSE."""
-    yield b"retry: 1000\n\n"
+    # No block of its own: some clients would make an event without data of it.
+    yield b"retry: 1000\n"
     async with aclosing(feed.events()) as batches:
         async for batch in batches:
             yield b"".join(map(frame, batch))
@@ -196,7 +198,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         # Whoever only asks with HEAD what there is does not come.
         takes_part = takes_part and not is_head(request.scope)
         if takes_part:
-            await live_session(runtime, session_id, may_be_over=True)
+            await live_session(runtime, session_id, written=False, may_be_over=True)
         else:
             await stored_session(runtime, session_id)
         feed = Feed(runtime, rouser, session_id, after, present=takes_part)
@@ -216,9 +218,14 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         body = msgspec.json.encode(page)
         return Response(body, media_type=MediaType.JSON).to_asgi_response(None, request)
 
-    @post("/v1/chat", guards=[needs("talk")], status_code=200)
+    @post("/v1/chat", guards=[needs("talk", session_in_body=True)], status_code=200)
     async def chat(data: JSONBody[ChatRequest], request: Asked) -> ASGIApp:
         """Say something and get the answer: its events as a stream (SSE), or (asked for JSON) as a whole."""
+        principal = await principal_of(request)
+        if data.session_id is None and principal.session_id is not None:
+            # A room token means its own session.
+            data.session_id = principal.session_id
+        principal.check("talk", data.session_id)
         session = await _session(data)
         feed = Feed(runtime, rouser, session.id, session.bus.seq, present=True)
         try:

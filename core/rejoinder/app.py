@@ -47,7 +47,8 @@ TEXT_RATES = Rates(16_000, 24_000)
 class Runtime:
     """Everything one process shares. Use as `async with Runtime(settings) as runtime`.
 
-    `progress(text)` is told what is being loaded.
+    `progress(text)` is told what is being loaded. `listens`: it serves the address in its settings, and is not to be
+    open to a network.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Runtime:
         plugins: Plugins | None = None,
         clock: Clock | None = None,
         progress: Callable[[str], None] = lambda text: None,
+        listens: bool = False,
     ) -> None:
         self.settings = settings
         self.plugins = plugins or load_plugins(settings.disabled_plugins)
@@ -76,6 +78,7 @@ class Runtime:
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
         self._progress = progress
+        self._listens = listens
         self.breaker = Breaker(now=self.clock.monotonic)
         self._pacer = Pacer()
         self._executors: dict[str, Executor] = {}
@@ -112,6 +115,8 @@ class Runtime:
             self._exit.push_async_callback(self.telemetry.close)
             self._exit.push_async_callback(self.end_sessions)
             await self.gate.open()
+            if self._listens:
+                await self.gate.prepare()
             agent = (await self.catalog.get()).definition
             for kind in KINDS:
                 await self._named(kind, agent)

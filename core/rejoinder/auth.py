@@ -73,7 +73,8 @@ class Principal:
         if self.may(scope, session_id):
             return
         if self.session_id is not None and self.session_id != session_id:
-            what, fix = "This room token is for another session only.", "Use an API key, or a token of that room."
+            what = f"A room token opens its own session ({self.session_id}) and nothing else."
+            fix = "Use an API key, or a token of the other room."
         elif self.role is not None:
             what, fix = f"A {self.role} may not do this (it needs {scope!r}).", "Ask for a token with another role."
         else:
@@ -108,6 +109,8 @@ class Gate:
         self._out: Counter[str] = Counter()
         """Tickets that are out, by who made them."""
         self._signing = ""
+        self.dev_key_works = False
+        """The developer's key opens this server; known once it is prepared."""
 
     @property
     def closed(self) -> bool:
@@ -133,7 +136,9 @@ class Gate:
         if not self._loopback:
             await self._check_closed()
             return None
-        return await self._dev_key() if self.closed else None
+        key = await self._dev_key() if self.closed else None
+        self.dev_key_works = key is not None
+        return key
 
     async def principal(self, credential: str | None, *, resuming: bool = False) -> Principal:
         """Who comes with `credential`: an API key or a room token (`resuming`: even one that has expired).
@@ -248,8 +253,11 @@ class Gate:
                 self._known[hashed] = (now + _TRUSTED_S, record)
         if record is None or not self._is_good(record):
             self._known.pop(hashed, None)
+            if record is not None and record.dev and not self._loopback:
+                text = "The developer's key opens nothing on a server that a network can reach."
+                raise AuthError(text, fix="rejoinder keys create NAME --scope SCOPE")
             why = "is not known here" if record is None else "was revoked or has expired"
-            raise AuthError(f"The API key {why}.", fix="rejoinder keys list")
+            raise AuthError(f"The API key {why}.", fix="rejoinder keys list shows those of a server's database.")
         return Principal(record.id, record.name, frozenset(s for s in SCOPES if s in record.scopes))
 
     def _is_good(self, record: KeyRecord) -> bool:
@@ -269,7 +277,8 @@ class Gate:
             scopes, session_id, identity = _OF_ROLE[role], str(claims["ses"]), str(claims["sub"])
             expires_at = int(claims["exp"]) * 1000
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
-            raise AuthError("This is no API key and no room token of this server.") from None
+            text = "This is no API key and no room token of this server."
+            raise AuthError(text, fix="Send an API key: `rejoinder keys dev` prints this machine's.") from None
         expired = expires_at <= self._clock.wall_ms()
         if expired and not resuming:
             raise AuthError("The room token has expired.", fix="POST /v1/rooms/{room_id}/tokens gives a new one.")

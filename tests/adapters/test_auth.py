@@ -156,7 +156,6 @@ def test_room_tokens_by_role(server: LiveServer, admin: httpx.Client) -> None:
                 assert client.get(elsewhere).status_code == 403
             assert client.post("/v1/rooms", json={}).status_code == 403
             assert client.post("/v1/chat", json={"text": "x", "session_id": other}).status_code == 403
-            assert client.post("/v1/chat", json={"text": "x"}).status_code == 403
 
 
 def test_a_listener_hears_and_cannot_talk(server: LiveServer, admin: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from websockets.asyncio.client import connect
 
-from rejoinder.settings import Auth
+from rejoinder.settings import Agent, Auth
 from rejoinder.testing.scripted import silence, tone
 
 if TYPE_CHECKING:
@@ -120,6 +120,43 @@ def test_all_doors_lead_into_one_session(serve: Serve) -> None:
     )
     assert transcript.text.splitlines()[0] == "user: hello from the keyboard"
     assert transcript.text.splitlines()[-1] == "agent: This call ends now."
+
+
+def test_a_room_token_chats_in_its_own_session(serve: Serve) -> None:
+    people = People(serve(auth=Auth()))
+
+    def chat(role: str, **body: Any) -> httpx.Response:
+        headers = {**people.bearer(people.token(role)), "accept": "application/json"}
+        return httpx.post(f"{people.server.http}/v1/chat", json={"text": "hello", **body}, headers=headers)
+
+    assert chat("speaker").json()["session_id"] == people.session_id
+    assert chat("operator", session_id=people.session_id).json()["reason"] == "completed"
+    assert chat("speaker", session_id="ses_other").status_code == 403
+    assert chat("listener").status_code == 403
+    httpx.post(f"{people.server.http}{people.path}/end", headers=people.bearer(people.key))
+    session = people.server.runtime.sessions.get(people.session_id)
+    if session is not None:
+        people.server.call(session.wait())
+    late = httpx.post(f"{people.server.http}/v1/rooms/{people.room['id']}/tokens", headers=people.bearer(people.key))
+    assert late.json()["code"] == "session_over"
+
+
+def test_who_comes_is_greeted_and_who_writes_first_is_answered(serve: Serve) -> None:
+    names = dict.fromkeys(("vad", "stt", "llm", "tts"), "scripted")
+    server = serve(agents={"host": Agent.model_validate({**names, "greeting": "Welcome!"})})
+
+    def said(session_id: str) -> list[str]:
+        turns = httpx.get(f"{server.http}/v1/sessions/{session_id}/turns").json()
+        return [turn["heard_text"] for turn in turns]
+
+    rooms = [httpx.post(f"{server.http}/v1/rooms", json={"agent": "host"}).json()["session_id"] for _ in range(2)]
+    with httpx.stream("GET", f"{server.http}/v1/sessions/{rooms[0]}/events") as stream:
+        for line in stream.iter_lines():
+            if '"reply.finished"' in line:
+                break
+    assert said(rooms[0]) == ["Welcome!"]
+    httpx.post(f"{server.http}/v1/chat", json={"text": "hi", "session_id": rooms[1]}).raise_for_status()
+    assert said(rooms[1]) == ["Certainly, here it is."]
 
 
 def test_a_listener_does_not_keep_a_session_alive(serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Response, get
+from litestar.response import Redirect
 
 from rejoinder import __version__
 from rejoinder.app import Runtime
@@ -12,6 +13,11 @@ from rejoinder.app import Runtime
 
 def routes(runtime: Runtime) -> list[Any]:
     """`/livez`, `/readyz` and `/version`."""
+
+    @get("/", include_in_schema=False)
+    async def root() -> Redirect:
+        """Whoever looks around finds the description of the API."""
+        return Redirect("/docs", status_code=307)
 
     @get("/livez")
     async def livez() -> dict[str, str]:
@@ -36,4 +42,4 @@ def routes(runtime: Runtime) -> list[Any]:
         """What runs here."""
         return {"name": "rejoinder", "version": __version__}
 
-    return [livez, readyz, version]
+    return [root, livez, readyz, version]

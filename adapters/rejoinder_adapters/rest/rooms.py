@@ -111,22 +111,15 @@ def routes(runtime: Runtime) -> list[Any]:
         """Make another token for a room."""
         wanted = data or NewToken()
         await _check(request, wanted)
-        return _joined(await _record(room_id), request, wanted)
+        record = await _record(room_id)
+        await _check_open(record)
+        return _joined(record, request, wanted)
 
     @post("/v1/sessions/{session_id:str}/token", guards=[needs("read")])
     async def renew_token(session_id: FromPath[str], request: Asked) -> Renewed:
         """Get a room token like the one this request came with, while the session goes on or has not begun."""
         renewed = gate.renew(await principal_of(request))
-        if session_id not in runtime.sessions:
-            # What is over needs no new token; a room that waits has its own end.
-            room = await store.room_of_session(session_id)
-            over = await store.session(session_id) is not None
-            if room is None or over or room.expires_at < runtime.clock.wall_ms():
-                raise SessionError(
-                    f"The session {session_id[:80]!r} is over.",
-                    code="session_over",
-                    fix="POST /v1/rooms makes a new one.",
-                )
+        await _check_open(await store.room_of_session(session_id))
         return Renewed(renewed.token, renewed.expires_at)
 
     @post("/v1/tickets", guards=[needs(None)])
@@ -140,6 +133,17 @@ def routes(runtime: Runtime) -> list[Any]:
             text = f"There is no room {room_id[:80]!r}."
             raise SessionError(text, code="unknown_room", fix="POST /v1/rooms makes one.")
         return record
+
+    async def _check_open(room: RoomRecord | None) -> None:
+        """What is over needs no token."""
+        if room is not None and room.session_id in runtime.sessions:
+            return
+        if room is None or await store.session(room.session_id) is not None:
+            raise SessionError(
+                "The session of this room is over.", code="session_over", fix="POST /v1/rooms makes one."
+            )
+        if room.expires_at < runtime.clock.wall_ms():
+            raise SessionError(f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes one.")
 
     async def _check(request: Asked, wanted: NewToken) -> None:
         """Nobody gives away more than they have."""
