@@ -12,6 +12,28 @@ from functools import partial
 from rejoinder.errors import ConfigError
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NEVER = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # Link-local: at 169.254.169.254 (and .170.2, .170.23) most clouds give credentials to who asks.
+            "169.254.0.0/16",
+            # The metadata service of AWS over IPv6; it lies among the private addresses.
+            "fd00:ec2::254/128",
+            # The metadata service of Alibaba Cloud; it lies among the addresses that providers share.
+            "100.100.100.200/32",
+            # Protocol assignments, no hosts; at 192.0.0.192 is the metadata service of Oracle Cloud.
+            "192.0.0.0/24",
+            # The host of a machine at Azure, a public address: it gives out the machine's configuration.
+            "168.63.129.16/32",
+            # Site-local, given up in 2004 for fc00::/7: where routers still know it, it is an inner network.
+            "fec0::/10",
+            # A network's own translation to IPv4: it leads to any of its inner addresses.
+            "64:ff9b:1::/48",
+        ),
+    )
+)
+"""Refused always, whatever else is allowed."""
 _MOST_ADDRESSES = 3
 """Of one host, this many addresses are tried."""
 
@@ -58,7 +80,7 @@ class Resolver:
 def permitted(address: str, *, private: bool = False) -> bool:
     """Whether a connection to `address` may be made: a public one, or with `private` one of this network or machine.
 
-    Link-local, multicast and reserved ones never: there live the metadata services of clouds.
+    Link-local, multicast and reserved ones never, nor any where a cloud has a service for its own machines.
     """
     try:
         return _permitted(ipaddress.ip_address(address), private)
@@ -87,6 +109,8 @@ async def addresses_of(host: str, port: int, *, private: bool = False, resolve: 
 
 
 def _permitted(ip: Address, private: bool) -> bool:
+    if any(ip in network for network in _NEVER):
+        return False
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.scope_id is not None:
             return False

@@ -7,7 +7,9 @@ import datetime
 import gzip
 import json
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.linear import within
 
 from rejoinder import netguard
 from rejoinder.errors import ToolError
@@ -182,6 +185,17 @@ NEVER = [
     "64:ff9b::7f00:1",
     "64:ff9b::a9fe:a9fe",
     "64:ff9b::a00:1",
+    "192.0.0.8",
+    "192.0.0.192",
+    "::ffff:192.0.0.192",
+    "64:ff9b::a83f:8110",
+    "168.63.129.16",
+    "100.100.100.200",
+    "169.254.170.2",
+    "fd00:ec2::254",
+    "fec0::1",
+    "feff::1",
+    "64:ff9b:1::a9fe:a9fe",
     "2002:7f00:1::",
     "2001:0:7f00:1::1",
     "not an address",
@@ -462,6 +476,11 @@ def test_an_entry_that_is_no_host_is_an_error_of_the_settings(entry: str) -> Non
         ("a &lt;tag&gt; &eacute;&#33;", "a <tag> é!"),
         ("  many \n\n spaces\t here ", "many spaces here"),
         ("<svg><title>no</title><path/></svg>x", "x"),
+        ("<p title='a>b' id=x>y</p><p don't>z</p>", "y\nz"),
+        ("<script>'<!--'</SCRIPT >x<script src=a/>no", "x"),
+        ("<![CDATA[no]]>a<?php no ?>b</ no>c<!--<p>-->d<a href=x>e", "abcde"),
+        ("1 < 2 <3 <- &#" + "9" * 5000 + ";", "1 < 2 <3 <- &#" + "9" * 5000 + ";"),
+        ("seen <b not finished", "seen"),
         ("<noscript><p>on</p></noscript>x</b></i></div>", "x"),
         ("", ""),
     ],
@@ -473,3 +492,41 @@ def test_a_page_is_reduced_to_what_one_reads(html: str, text: str) -> None:
 @given(st.text(alphabet="<>/!-abphead tile\"'=&;#", max_size=60))
 def test_any_markup_gives_some_text(html: str) -> None:
     assert json.dumps(readable(html))
+
+
+HOSTILE = (
+    "<a ", "<", "</", "<!", "<!--", "<?", "<![", "<![<![", "<a b='", "<a b=\"", "<a/", "<a =", "<svg>", "</math>", "&",
+    "&#", "&#1", "&amp", "</a ", "<script>", "</s", " \n", "\u00a0", "\n \u00a0", "<li>", "<td>", "<title>", "'", "='",
+    "<p a='>'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_no_page_keeps_a_thread_busy_for_long(piece: str) -> None:
+    with within():
+        for before in ("", "<script>", "<a b='", "<svg>" * 20_000):
+            readable(before + piece * (200_000 // len(piece)) + ">")
+
+
+@given(st.lists(st.sampled_from([*HOSTILE, ">", "x", "/>", "-->", "]]>", "=1"]), max_size=20).map("".join))
+def test_hostile_markup_gives_some_text(html: str) -> None:
+    assert json.dumps(readable(html))
+
+
+def test_a_page_and_a_name_wait_for_no_other_s_threads() -> None:
+    going_on = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as busy:
+            loop.set_default_executor(busy)
+            loop.run_in_executor(None, going_on.wait)
+            try:
+                async with site() as served:
+                    served.page("/", b"<p>One<p>Two", "text/html")
+                    allow = HttpGetSettings((f"localhost:{served.port}",), allow_private=True)
+                    assert await fetch(f"http://localhost:{served.port}/", allow) == "One\nTwo"
+            finally:
+                going_on.set()
+
+    asyncio.run(main())

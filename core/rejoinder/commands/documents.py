@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
 from rejoinder.errors import ConfigError
+from rejoinder.markup import Markup
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm")
 """What is taken of a folder."""
@@ -75,10 +75,9 @@ def read(path: Path) -> ParsedFile:
 def parse_html(text: str, title: str) -> ParsedFile:
     """The readable text of a page; `title` is for pages that have none."""
     reader = _Reader()
-    reader.feed(text)
-    reader.close()
-    body = reader.text()  # ends a heading that was left open
-    return ParsedFile(" ".join(reader.title.split()) or reader.first_heading or title, body)
+    reader.read(text)
+    body = reader.whole()  # ends a heading that was left open
+    return ParsedFile(" ".join(reader.title().split()) or reader.first_heading or title, body)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -102,7 +101,7 @@ def _decode(path: Path, data: bytes) -> str:
     )
 
 
-class _Reader(HTMLParser):
+class _Reader(Markup):
     """Collects what a browser would show, with headings as lines that begin with `#`."""
 
     _HIDDEN = frozenset(("script", "style", "template", "noscript", "svg", "head", "nav", "select", "iframe"))
@@ -112,27 +111,28 @@ class _Reader(HTMLParser):
     _LINE = frozenset(("br", "td", "th", "li", "dt", "dd", "tr"))
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.title = ""
+        self._title: list[str] = []
         self.first_heading = ""
         self._parts: list[str] = []
         self._hidden: list[str] = []
         self._in_title = False
         self._heading: list[str] | None = None
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def start(self, tag: str) -> None:
         if tag == "title":
             self._in_title = True
         elif tag == "body":
             self._hidden.clear()  # many pages never close their head
         elif tag in self._HIDDEN:
-            self._hidden.append(tag)
+            # Its first one counts, so the others need not be kept: there may be very many.
+            if tag not in self._hidden:
+                self._hidden.append(tag)
         elif _is_heading(tag):
             self._heading = []
         elif tag not in self._INLINE:
             self._break(tag)
 
-    def handle_endtag(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         if tag == "title":
             self._in_title = False
         elif tag in self._HIDDEN:
@@ -143,19 +143,23 @@ class _Reader(HTMLParser):
         elif tag not in self._INLINE:
             self._break(tag)
 
-    def handle_data(self, data: str) -> None:
+    def text(self, text: str) -> None:
         if self._in_title:
-            self.title += data
+            self._title.append(text)
         elif self._heading is not None and not self._hidden:
-            self._heading.append(data)
+            self._heading.append(text)
         elif not self._hidden:
-            self._parts.append(data.replace("\n", " "))
+            self._parts.append(text.replace("\n", " "))
 
-    def text(self) -> str:
+    def whole(self) -> str:
         """All of it."""
         if self._heading is not None:
             self._end_heading(1)
         return "".join(self._parts)
+
+    def title(self) -> str:
+        """The title, which may be empty."""
+        return "".join(self._title)
 
     def _break(self, tag: str) -> None:
         if self._heading is not None:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import ssl
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import httpx
 
 from rejoinder import __version__
 from rejoinder.errors import ConfigError, ToolError
-from rejoinder.netguard import Resolve, addresses_of, resolve_host
+from rejoinder.netguard import Resolve, Resolver, addresses_of
 from rejoinder_plugins.tools.http_get import HttpGetSettings
 from rejoinder_plugins.tools.readable import readable
 
@@ -23,7 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TEXTS = ("application/json", "application/xml", "application/javascript", "application/x-ndjson", "application/yaml")
 
 
-async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve = resolve_host) -> str:
+async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve | None = None) -> str:
     """The text at `url`, at most `settings.max_chars` of it.
 
     Each address on the way is checked against the settings. A name is resolved once and the connection is made to an
@@ -37,7 +38,8 @@ async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve = resolve_
             "No address may be read: no hosts are allowed. Who runs this agent can allow some in the settings: "
             '[plugins.http_get] allow = ["api.example.com"].'
         )
-    tls = await asyncio.to_thread(certificates)
+    resolve = _names() if resolve is None else resolve
+    tls = await asyncio.get_running_loop().run_in_executor(_threads(), certificates)
     try:
         async with asyncio.timeout(settings.timeout_s):
             target = _Target.of(url, settings)
@@ -177,8 +179,19 @@ async def _read(target: _Target, response: httpx.Response, settings: HttpGetSett
     except LookupError:
         text = bytes(body[: settings.max_bytes]).decode("utf-8", "replace")
     if html:
-        text = await asyncio.to_thread(readable, text)
+        text = await asyncio.get_running_loop().run_in_executor(_threads(), readable, text)
     return f"{text} [cut]" if cut else text
+
+
+# Threads of their own: slow pages and names keep nobody else waiting, nor does anybody else them.
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, thread_name_prefix="http-get")
+
+
+@functools.cache
+def _names() -> Resolver:
+    return Resolver()
 
 
 @functools.cache

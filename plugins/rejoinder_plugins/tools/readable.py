@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+
+from rejoinder.markup import Markup
 
 _HIDDEN = frozenset({"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "head"})
 # fmt: off
@@ -20,23 +21,23 @@ _LINES = re.compile(r"\s*\n\s*")
 def readable(html: str) -> str:
     """The text of a page, one line for each block; a list item begins with `- `, table cells are parted by ` | `."""
     reader = _Reader()
-    reader.feed(html)
-    reader.close()
+    reader.read(html)
     text = _LINES.sub("\n", _SPACES.sub(" ", "".join(reader.parts))).strip()
     return "\n".join(line for line in text.split("\n") if line.strip("-| "))
 
 
-class _Reader(HTMLParser):
+class _Reader(Markup):
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._hidden: list[str] = []
         self._title = False
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def start(self, tag: str) -> None:
         self._title = tag == "title"
         if tag in _HIDDEN:
-            self._hidden.append(tag)
+            # Its first one counts, so the others need not be kept: there may be very many.
+            if tag not in self._hidden:
+                self._hidden.append(tag)
         elif tag in _BLOCKS:
             # Many pages do not close their head.
             if self._hidden == ["head"] and tag != "title":
@@ -47,11 +48,7 @@ class _Reader(HTMLParser):
         elif tag in ("td", "th"):
             self.parts.append(" | " if self.parts and not self.parts[-1].endswith("\n") else "")
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         self._title = False
         if tag in self._hidden:
             # What was opened inside and not closed ends with it.
@@ -59,6 +56,6 @@ class _Reader(HTMLParser):
         elif tag in _BLOCKS:
             self.parts.append("\n")
 
-    def handle_data(self, data: str) -> None:
+    def text(self, text: str) -> None:
         if not self._hidden or (self._title and self._hidden == ["head"]):
-            self.parts.append(data.replace("\n", " "))
+            self.parts.append(text.replace("\n", " "))
