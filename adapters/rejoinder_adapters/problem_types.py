@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rejoinder.providers import KINDS
+
 
 class ProblemType(NamedTuple):
     """A kind of problem; `title` is the same each time, `meaning` says when it happens and what to do."""
@@ -77,6 +79,14 @@ TYPES: dict[str, ProblemType] = {
         410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."
     ),
     "unknown_agent": ProblemType(422, "No such agent", "GET /v1/agents lists them."),
+    **{
+        f"unknown_{what}": ProblemType(
+            503,
+            "The agent is out of order",
+            "The agent names what no plugin offers any more; GET /v1/plugins lists what there is.",
+        )
+        for what in (*(f"{kind}_provider" for kind in KINDS), "tool")
+    },
     "unknown_event": ProblemType(
         400, "No such event", "The schema `Event` lists them; those of streamed text are not sent."
     ),

@@ -129,8 +129,10 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     if isinstance(error, ValidationException):
         # Litestar's own text repeats the URL, in which a ticket may stand.
         detail = "; ".join(f"{field.path or 'body'}: {field.message}" for field in fields) or "The request is wrong."
+        fix = "/docs describes what this route takes."
     elif status == 400:
         code, detail = "bad_json", _ended(f"The body is not JSON: {detail}")
+        fix = "Send one JSON object in UTF-8."
     elif status == 404:
         detail, fix = f"There is nothing at {request.scope['path']!r}.", "GET /openapi.json lists what there is."
     elif status == 405:
