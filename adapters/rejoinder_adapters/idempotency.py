@@ -20,10 +20,12 @@ from litestar.types import Scope as AsgiScope
 from rejoinder.app import Runtime
 from rejoinder.auth import Principal
 from rejoinder.errors import ProtocolError, SessionError, StoreError
-from rejoinder.store.idempotency import Answers, Kept
+from rejoinder.store.idempotency import Answers, Kept, Taken
 from rejoinder_adapters.security import CREDENTIALS, principal_of
 
 log = logging.getLogger(__name__)
+CLIENT_GONE = 499
+"""The status of an answer that nobody will see, as nginx has it."""
 LARGEST_REQUEST = 10 << 20
 """A request with a key is read as a whole before it is done."""
 _LONG = 256 << 10
@@ -32,9 +34,9 @@ LARGEST_ANSWER = 256 << 10
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HEADERS = ("content-type", "location", "etag")
 """Of an answer these are kept."""
-SECRETS = re.compile(r"/v1/(keys|webhooks)(/[^/]+/rotate)?/?")
+SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|tickets)/?")
 """Their answers hold a secret, which must not lie about for a day."""
-_NOT_FINAL = frozenset({401, 403, 408, 425, 429})
+_NOT_FINAL = frozenset({401, 403, 408, 425, 429, CLIENT_GONE})
 """Refusals that say nothing about the request itself."""
 _SESSION = re.compile(rb'"session_id":"([a-z]+_[0-9a-z]+)"')
 _BEAT_S = 20.0
@@ -62,11 +64,11 @@ def idempotency(runtime: Runtime) -> Any:
             # A long one takes some ten milliseconds, which calls must not wait for.
             long = len(body) > _LONG
             fingerprint = await asyncio.to_thread(_fingerprint, scope, body) if long else _fingerprint(scope, body)
-            kept = await answers.take(owner, key, fingerprint)
-            if kept is not None:
-                await _replay(kept, fingerprint, send)
+            known = await answers.take(owner, key, fingerprint)
+            if isinstance(known, Kept):
+                await _replay(known, fingerprint, send)
                 return
-            await _Attempt(answers, owner, key, send).run(app, scope, _again(body, receive))
+            await _Attempt(answers, known, send).run(app, scope, body, receive)
 
         return call
 
@@ -76,22 +78,21 @@ def idempotency(runtime: Runtime) -> Any:
 class _Attempt:
     """A request that is done for the first time: what is sent in answer is kept before it is sent."""
 
-    def __init__(self, answers: Answers, owner: str, key: str, send: Send) -> None:
+    def __init__(self, answers: Answers, taken: Taken, send: Send) -> None:
         self._answers = answers
-        self._owner = owner
-        self._key = key
+        self._taken = taken
         self._send = send
         self._start: Message | None = None
         self._chunks: list[bytes] = []
         self._size = 0
-        self._passing = False
+        self._passing = asyncio.Event()
         self._settled = False
 
-    async def run(self, app: ASGIApp, scope: AsgiScope, receive: Receive) -> None:
+    async def run(self, app: ASGIApp, scope: AsgiScope, body: bytes, receive: Receive) -> None:
         """Do it."""
         try:
             async with self._beating():
-                await app(scope, receive, self._take)
+                await app(scope, self._again(body, receive), self._take)
         finally:
             if not self._settled:
                 # Nothing was answered, or not to the end.
@@ -106,7 +107,7 @@ class _Attempt:
         if message["type"] != "http.response.body":
             await self._send(message)
             return
-        if self._passing:
+        if self._passing.is_set():
             await self._passed(message)
             return
         self._chunks.append(message.get("body", b""))
@@ -121,7 +122,7 @@ class _Attempt:
             await self._send({**message, "body": b"".join(self._chunks)})
 
     async def _pass_on(self, start: Any) -> None:
-        self._passing = True
+        self._passing.set()
         await self._send(start)
 
     async def _passed(self, message: Any) -> None:
@@ -154,7 +155,7 @@ class _Attempt:
     async def _store(self, status: int, headers: dict[str, str], body: str) -> None:
         self._settled = True
         try:
-            await self._answers.keep(self._owner, self._key, status, headers, body)
+            await self._answers.keep(self._taken, status, headers, body)
         except StoreError as error:
             # It was done, and must be answered; until it is stale the key says that it is being done.
             log.warning("an answer was not kept for its Idempotency-Key: %s", error.explain())
@@ -162,12 +163,28 @@ class _Attempt:
     async def _forget(self) -> None:
         self._settled = True
         try:
-            if self._passing:
-                await self._answers.keep(self._owner, self._key, 200, {_STREAMED: ""}, "")
+            if self._passing.is_set():
+                await self._answers.keep(self._taken, 200, {_STREAMED: ""}, "")
             else:
-                await self._answers.release(self._owner, self._key)
+                await self._answers.release(self._taken)
         except StoreError as error:
             log.warning("an Idempotency-Key was not let go: %s", error.explain())
+
+    def _again(self, body: bytes, receive: Receive) -> Receive:
+        """A `receive` that gives `body`. That the client goes away is told where its answer is not kept anyway."""
+        given = False
+
+        async def call() -> Any:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                await self._passing.wait()
+            return message
+
+        return call
 
     @contextlib.asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
@@ -177,7 +194,7 @@ class _Attempt:
             while True:
                 await asyncio.sleep(_BEAT_S)
                 try:
-                    await self._answers.beat(self._owner, self._key)
+                    await self._answers.beat(self._taken)
                 except StoreError as error:
                     log.debug("no beat: %s", error)
 
@@ -265,20 +282,6 @@ async def _body(receive: Receive) -> bytes:
             )
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body`, and then what comes."""
-    given = False
-
-    async def call() -> Any:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return call
 
 
 def _header(message: Any, name: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from pathlib import Path
@@ -15,17 +16,25 @@ from sqlalchemy import func, select, update
 from rejoinder.errors import StoreError
 from rejoinder.settings import Auth
 from rejoinder.store import tables
-from rejoinder.store.idempotency import KEPT_MS, STALE_MS, Answers
+from rejoinder.store.idempotency import KEPT_MS, STALE_MS, Answers, Kept, Taken
 from rejoinder.store.store import Store
+from rejoinder_adapters.idempotency import CLIENT_GONE
+from rejoinder_adapters.openai_api.chat import Answer
+from rejoinder_adapters.openai_api.errors import ApiError
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import LiveServer, Serve
 
 REPLAYED = "idempotency-replayed"
+KEY = {"idempotency-key": "k", "content-type": "application/json"}
 
 
 def post(server: LiveServer, path: str, key: str, body: Any = None, **headers: str) -> httpx.Response:
     return httpx.post(server.http + path, json=body, headers={"idempotency-key": key, **headers}, timeout=20)
+
+
+async def connections(server: LiveServer) -> int:
+    return len(server.server.server_state.connections)
 
 
 def rooms(server: LiveServer) -> int:
@@ -155,6 +164,60 @@ def test_who_goes_away_before_the_answer_gets_it_later(serve: Serve, monkeypatch
     assert rooms(server) == 1
 
 
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_who_goes_away_from_a_chat_completion_gets_it_later(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    going_on, begun = asyncio.Event(), threading.Event()
+    pieces = Answer.pieces
+
+    async def slow(answer: Answer) -> Any:
+        begun.set()
+        await going_on.wait()
+        async for piece in pieces(answer):
+            yield piece
+
+    monkeypatch.setattr(Answer, "pieces", slow)
+    body = json.dumps(CHAT).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head + b"idempotency-key: k\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        assert begun.wait(10)
+    while server.call(connections(server)):
+        pass
+    again = httpx.post(f"{server.http}/v1/chat/completions", content=body, headers=KEY)
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "idempotency_in_progress")
+    server.loop.call_soon_threadsafe(going_on.set)
+    while (again := httpx.post(f"{server.http}/v1/chat/completions", content=body, headers=KEY)).status_code == 409:
+        pass
+    assert (again.status_code, again.headers[REPLAYED]) == (200, "true")
+    assert again.json()["choices"][0]["message"]["content"] == "Certainly, here it is."
+
+
+def test_that_a_client_went_away_is_no_answer_to_be_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+
+    async def gone(answer: Answer) -> Any:
+        raise ApiError(CLIENT_GONE, "The client went away.", code="client_gone")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answer, "pieces", gone)
+        assert httpx.post(f"{server.http}/v1/chat/completions", json=CHAT, headers=KEY).status_code == CLIENT_GONE
+    assert httpx.post(f"{server.http}/v1/chat/completions", json=CHAT, headers=KEY).status_code == 200
+
+
+def test_a_stream_with_a_key_ends_when_its_reader_goes_away(serve: Serve) -> None:
+    server = serve({"repeat": 4000})
+    with httpx.stream(
+        "POST", f"{server.http}/v1/chat/completions", json={**CHAT, "stream": True}, headers=KEY
+    ) as response:
+        next(response.iter_lines())
+    while server.server.server_state.tasks:
+        pass
+
+
 def test_who_goes_away_before_the_end_of_the_request_takes_no_key(server: LiveServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(b"POST /v1/rooms HTTP/1.1\r\nhost: x\r\nidempotency-key: half\r\ncontent-length: 100\r\n\r\n{")
@@ -174,6 +237,7 @@ def test_secrets_are_not_kept(server: LiveServer) -> None:
         ("/v1/keys/key_x/rotate", {}),
         ("/v1/webhooks", {"url": "https://example.com"}),
         ("/v1/webhooks/whk_x/rotate", {}),
+        ("/v1/tickets", {}),
     ):
         refused = post(server, path, "secret", body)
         assert (refused.status_code, refused.json()["code"]) == (400, "idempotency_unsupported"), path
@@ -289,30 +353,43 @@ def test_a_key_is_free_again_when_its_request_was_cut_off_and_after_a_day(databa
         await store.open()
         answers = Answers(store)
         try:
-            assert await answers.take("me", "k", "f") is None
+            first = await answers.take("me", "k", "f")
+            assert isinstance(first, Taken)
             clock.ms += STALE_MS - 1
-            taken = await answers.take("me", "k", "f")
-            assert taken is not None
-            assert taken.status is None
-            await answers.beat("me", "k")
+            found = await answers.take("me", "k", "f")
+            assert isinstance(found, Kept)
+            assert found.status is None
+            await answers.beat(first)
             clock.ms += STALE_MS - 1
-            assert await answers.take("me", "k", "f") is not None, "it still runs"
+            assert isinstance(await answers.take("me", "k", "f"), Kept), "it still runs"
             clock.ms += 1
-            assert await answers.take("me", "k", "f") is None, "nothing was heard of it for a minute"
-            await answers.release("me", "k")
-            both = await asyncio.gather(*(answers.take("me", "k", "f") for _ in range(5)))
-            assert sum(taken is None for taken in both) == 1, "one of those who come at once"
+            second = await answers.take("me", "k", "f")
+            assert isinstance(second, Taken), "nothing was heard of it for a minute"
 
-            await answers.keep("me", "k", 201, {"content-type": "text/plain"}, "done")
-            await answers.release("me", "k")
+            # The first one was only slow: what it does from here on is not the second one's.
+            await answers.release(first)
+            await answers.keep(first, 500, {}, "too late")
+            clock.ms += STALE_MS - 1
+            await answers.beat(first)
+            assert isinstance(await answers.take("me", "k", "f"), Kept), "the second one runs"
+            clock.ms += 1
+            third = await answers.take("me", "k", "f")
+            assert isinstance(third, Taken), "whose time went by without a beat"
+            await answers.release(third)
+            both = await asyncio.gather(*(answers.take("me", "k", "f") for _ in range(5)))
+            (only,) = [taken for taken in both if isinstance(taken, Taken)]  # one of those who come at once
+
+            await answers.keep(only, 201, {"content-type": "text/plain"}, "done")
+            await answers.keep(third, 500, {}, "too late")
+            await answers.release(only)
             clock.ms += KEPT_MS - 1
             kept = await answers.take("me", "k", "other")
-            assert kept is not None
+            assert isinstance(kept, Kept)
             assert (kept.status, kept.headers, kept.body, kept.fingerprint) == (
                 201, {"content-type": "text/plain"}, "done", "f",
             )  # fmt: skip
             clock.ms += 2
-            assert await answers.take("me", "k", "other") is None
+            assert isinstance(await answers.take("me", "k", "other"), Taken)
 
             for number in range(300):
                 await answers.take("me", f"old {number}", "f")

@@ -12,6 +12,7 @@ from litestar import Request
 from litestar.types import Receive, Scope, Send
 from sse_starlette import EventSourceResponse
 
+from rejoinder_adapters.idempotency import CLIENT_GONE
 from rejoinder_adapters.openai_api.errors import ApiError, as_api_error
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
     working = asyncio.create_task(work, name="request")
     if await _first_of(working, request.receive):
         return working.result()
-    raise ApiError(400, "The client went away.", code="client_gone")
+    raise ApiError(CLIENT_GONE, "The client went away.", code="client_gone")
 
 
 class Events(EventSourceResponse):

@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from rejoinder.errors import StoreError
+from rejoinder.ids import new_id
 from rejoinder.store import tables
 from rejoinder.store.store import Store
 
@@ -29,6 +30,14 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None = None
 
 
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that is taken by one attempt at a request. An attempt that became stale is followed by another one."""
+
+    owner: str
+    key: str
+    attempt: str
+
+
 class Answers:
     """The answers in `store`, by who asked (`owner`) and the key that they chose."""
 
@@ -36,7 +45,7 @@ class Answers:
         self._store = store
         self._pruned = 0
 
-    async def take(self, owner: str, key: str, fingerprint: str) -> Kept | None:
+    async def take(self, owner: str, key: str, fingerprint: str) -> Kept | Taken:
         """Take the key for a request that begins now; if it is taken, by what.
 
         Raises:
@@ -50,24 +59,24 @@ class Answers:
             # Somebody else took it in the same moment.
             return await self._take(owner, key, fingerprint)
 
-    async def keep(self, owner: str, key: str, status: int, headers: dict[str, str], body: str) -> None:
-        """Keep the answer to the request that has taken the key."""
+    async def keep(self, taken: Taken, status: int, headers: dict[str, str], body: str) -> None:
+        """Keep the answer of the attempt that has taken the key, unless another one has it now."""
         async with self._store.transaction() as connection:
-            change = update(tables.idempotency).where(_is(owner, key))
+            change = update(tables.idempotency).where(_held(taken))
             await connection.execute(change.values(status=status, headers=headers, body=body))
 
-    async def beat(self, owner: str, key: str) -> None:
-        """Say that the request that has taken the key is still being answered."""
+    async def beat(self, taken: Taken) -> None:
+        """Say that the attempt that has taken the key is still going on."""
         async with self._store.transaction() as connection:
-            change = update(tables.idempotency).where(_is(owner, key), _columns.status.is_(None))
+            change = update(tables.idempotency).where(_held(taken))
             await connection.execute(change.values(created_at=self._store.clock.wall_ms()))
 
-    async def release(self, owner: str, key: str) -> None:
+    async def release(self, taken: Taken) -> None:
         """Let the key go: the request was not answered."""
         async with self._store.transaction() as connection:
-            await connection.execute(delete(tables.idempotency).where(_is(owner, key), _columns.status.is_(None)))
+            await connection.execute(delete(tables.idempotency).where(_held(taken)))
 
-    async def _take(self, owner: str, key: str, fingerprint: str) -> Kept | None:
+    async def _take(self, owner: str, key: str, fingerprint: str) -> Kept | Taken:
         now = self._store.clock.wall_ms()
         async with self._store.transaction() as connection:
             if now - self._pruned >= _PRUNE_MS:
@@ -85,9 +94,15 @@ class Answers:
                 return found
             if found is not None:
                 await connection.execute(delete(tables.idempotency).where(_is(owner, key)))
-            values = {"owner": owner, "key": key, "fingerprint": fingerprint, "created_at": now}
+            taken = Taken(owner=owner, key=key, attempt=new_id("att"))
+            # Until there is an answer, its place holds whose it will be.
+            values = {"owner": owner, "key": key, "fingerprint": fingerprint, "created_at": now, "body": taken.attempt}
             await connection.execute(insert(tables.idempotency).values(values))
-        return None
+        return taken
+
+
+def _held(taken: Taken) -> ColumnElement[bool]:
+    return _is(taken.owner, taken.key) & _columns.status.is_(None) & (_columns.body == taken.attempt)
 
 
 def _is(owner: str, key: str) -> ColumnElement[bool]:
