@@ -25,6 +25,11 @@ _STATUS = {
     "full": 503,
     "draining": 503,
     "provider_timeout": 504,
+    # As all other routes have them; clients send a 409 again.
+    "idempotency_in_progress": 409,
+    "idempotency_streamed": 409,
+    "idempotency_mismatch": 422,
+    "idempotency_too_large": 413,
 }
 _CODES = {401: "invalid_api_key", 403: "permission_denied", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
@@ -109,7 +114,7 @@ def _type(status: int) -> str:
 
 def _respond(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     told = as_api_error(error)
-    if told.status == 413:
+    if told.code == "request_too_large":
         limit = request.route_handler.resolve_request_max_body_size()
         told.message = f"The request is too large: at most {limit or 0} bytes are taken."
     return Response(told.body(), status_code=told.status, media_type="application/json", headers=told.headers)
