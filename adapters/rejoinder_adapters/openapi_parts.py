@@ -109,7 +109,7 @@ READINESS: Json = {
         "status": {"type": "string", "enum": ["ok", "not ready"]},
         "draining": {"type": "boolean", "description": "It is about to stop and takes no new sessions."},
         "sessions": {"type": "integer", "description": "Live ones."},
-        "store": {"type": "string", "description": "`ok`, or what is wrong."},
+        "store": {"type": "string", "enum": ["ok", "unavailable"], "description": "Why it is not, the log says."},
     },
 }
 

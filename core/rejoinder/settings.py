@@ -175,6 +175,9 @@ class Limits(_Section):
         300.0, ge=0, description="The same for a session that only had messages and SSE readers."
     )
     requests_per_minute: int = Field(6_000, ge=1, description="Requests of one API key; the rest gets a 429.")
+    openai_requests: int = Field(
+        64, ge=1, description="Requests to the OpenAI endpoints at once, in this process; the rest gets a 503."
+    )
     sse_backlog: int = Field(256, ge=16, description="Events waiting for one SSE reader; then it is fed from the log.")
     sse_send_s: float = Field(10.0, gt=0, description="An SSE reader that takes nothing for this long is cut off.")
     cancel_ms: int = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from litestar.testing import create_test_client
 from rejoinder.errors import ProviderError, ProviderRejected
 from rejoinder.hookspecs import hookimpl
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
-from rejoinder.settings import Deadlines
+from rejoinder.settings import Deadlines, Limits
 from rejoinder.testing.scripted import Script, ScriptedLlm
 from rejoinder_adapters.openai_api.errors import HANDLERS
 
@@ -251,6 +252,20 @@ def test_a_model_that_only_calls_tools_must_answer_in_the_end(client: openai.Ope
     assert len(llm.requests) == 3
 
 
+def test_of_very_many_calls_in_one_answer_only_so_many_are_run(client: openai.OpenAI, llm: ScriptedLlm) -> None:
+    def script(request: LlmRequest) -> Iterable[LlmDelta]:
+        if request.messages[-1].role == "tool":
+            return ("Done.",)
+        return [ToolCall(f"call_{number}", "calculator", f'{{"expression": "{number}"}}') for number in range(100)]
+
+    llm.script = script
+    assert client.chat.completions.create(model="maths", messages=HELLO).choices[0].message.content == "Done."
+    results = {message.tool_call_id: message.content for message in llm.requests[1].messages if message.role == "tool"}
+    assert list(results) == [f"call_{number}" for number in range(100)]
+    assert list(results.values())[:16] == [str(number) for number in range(16)]
+    assert all(result.startswith("Not executed: at most 16") for result in list(results.values())[16:])
+
+
 def test_the_clients_tools_are_called_by_the_client(client: openai.OpenAI, llm: ScriptedLlm) -> None:
     llm.script = says("Moment.", ToolCall("call_a", "weather", '{"city": "Rome"}'), ToolCall("call_b", "weather", "{}"))
     completion = client.chat.completions.create(model="maths", messages=HELLO, tools=[WEATHER])
@@ -415,6 +430,37 @@ def test_a_client_that_leaves_before_the_first_token_stops_the_model(
     with sent(live, "/v1/chat/completions", json=body):
         eventually(lambda: bool(llm.requests))
     eventually(lambda: llm.closed == 1)
+
+
+def test_only_so_many_requests_are_worked_on_at_once(tmp_path: Path) -> None:
+    with running(tmp_path / "full.db", {}, limits=Limits(openai_requests=2)) as live:
+        llm = cast(ScriptedLlm, live.call(live.runtime.provider("llm", "scripted")))
+        llm.script, script = silent, llm.script
+        url = live.http + "/v1/chat/completions"
+        body = {"model": "scripted", "messages": HELLO}
+
+        def answered() -> httpx.Response:
+            return httpx.post(url, json={**body, "max_tokens": 1}, timeout=10)
+
+        with sent(live, "/v1/chat/completions", json=body):
+            eventually(lambda: bool(llm.requests))
+            llm.script = script
+            assert answered().status_code == 200
+            # An upload counts from before it is read.
+            with socket.create_connection(("127.0.0.1", live.port), timeout=10) as upload:
+                upload.sendall(
+                    b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n"
+                    b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+                )
+                eventually(lambda: answered().status_code == 503)
+                full = answered()
+                assert full.headers["retry-after"] == "1"
+                assert full.json()["error"]["code"] == "full"
+                assert full.json()["error"]["type"] == "server_error"
+                assert httpx.get(live.http + "/v1/models").status_code == 200, "what is only looked up does not count"
+            eventually(lambda: answered().status_code == 200)
+        eventually(lambda: llm.closed >= 1)
+        assert answered().status_code == 200
 
 
 def test_a_reader_that_is_slow_holds_the_model_back(client: openai.OpenAI, llm: ScriptedLlm) -> None:

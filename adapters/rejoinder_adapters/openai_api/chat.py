@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rejoinder.ids import new_id
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext, ToolSchema
 from rejoinder.settings import Agent
+from rejoinder.stages.brain import MAX_CALLS, TOO_MANY
 from rejoinder.stages.chain import LlmChain
 from rejoinder.tools import ToolResult, run_tool
 
@@ -158,7 +159,8 @@ class Answer:
         return delta
 
     async def _run(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """Run `calls` side by side. If we are cancelled, those with side effects go on to their end."""
+        """Run the first `calls` side by side. If we are cancelled, those with side effects go on to their end."""
+        calls, left = calls[:MAX_CALLS], calls[MAX_CALLS:]
         timeout_s = self.agent.tool_timeout_ms / 1000
         tasks = [
             asyncio.create_task(run_tool(self.tools, call, self._context, timeout_s), name=f"tool {call.name}")
@@ -174,4 +176,4 @@ class Answer:
                 else:
                     task.cancel()
             raise
-        return [task.result() for task in tasks]
+        return [*(task.result() for task in tasks), *(TOO_MANY for _ in left)]

@@ -9,6 +9,7 @@ from litestar.params import FromPath
 
 from rejoinder.app import Runtime
 from rejoinder_adapters.openai_api import chat_routes, speech_routes, transcription_routes
+from rejoinder_adapters.openai_api.capacity import bounded
 from rejoinder_adapters.openai_api.errors import HANDLERS
 from rejoinder_adapters.openai_api.models import agent_names, find_model, model_object
 from rejoinder_adapters.security import needs
@@ -40,4 +41,5 @@ def make_router(runtime: Runtime) -> Router:
         ],
         exception_handlers=HANDLERS,
         guards=[needs("talk")],
+        middleware=[bounded(runtime.settings.limits.openai_requests)],
     )
