@@ -38,7 +38,8 @@ def create(name: str, scopes: tuple[str, ...], days: float | None) -> None:
     from rejoinder.auth import scopes_of
 
     wanted = scopes_of(scopes or ("read", "talk"))
-    record, key = _with_keys(lambda keys: keys.create(name, wanted, ttl_s=None if days is None else days * _DAY_S))
+    ttl_s = None if days is None else days * _DAY_S
+    record, key = _with_keys(lambda keys: keys.create(name, wanted, ttl_s=ttl_s), make=True)
     click.echo(f"{record.id}: {record.name} ({', '.join(record.scopes)}). This is the only time it is shown:", err=True)
     click.echo(key)
 
@@ -98,18 +99,15 @@ def dev() -> None:
         ) from None
 
 
-def _with_keys(work: Callable[[Keys], Awaitable[T]]) -> T:
+def _with_keys(work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
+    """What `work` returns, with the keys of the database in the settings (`make`: which may be a new one)."""
+    from rejoinder.commands.database import open_database
     from rejoinder.settings import load_settings
     from rejoinder.store.keys import Keys
-    from rejoinder.store.store import Store
 
     async def run() -> T:
-        store = Store(load_settings().database_url)
-        await store.open()
-        try:
+        async with open_database(load_settings(), make=make) as store:
             return await work(Keys(store))
-        finally:
-            await store.close()
 
     return asyncio.run(run())
 

@@ -54,7 +54,7 @@ def add(context: click.Context, files: tuple[Path, ...], collection: str) -> Non
                 click.echo(f"{made.id}  {made.title}: {_count(made.passages, 'passage')}")
         return failed
 
-    failed = _with_knowledge(work)
+    failed = _with_knowledge(work, make=True)
     click.echo(f"{_count(len(found) - failed, 'document')} added to {collection!r}.", err=True)
     context.exit(1 if failed else 0)
 
@@ -141,20 +141,14 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _with_knowledge(work: Callable[[Knowledge], Awaitable[T]]) -> T:
-    """What `work` returns, with the documents of the database in the settings."""
+def _with_knowledge(work: Callable[[Knowledge], Awaitable[T]], *, make: bool = False) -> T:
+    """What `work` returns, with the documents of the database in the settings (`make`: which may be a new one)."""
+    from rejoinder.commands.database import open_database
     from rejoinder.settings import load_settings
     from rejoinder.store.knowledge import Knowledge
-    from rejoinder.store.store import Store
-
-    settings = load_settings()
 
     async def main() -> T:
-        store = Store(settings.database_url, limits=settings.limits)
-        await store.open()
-        try:
+        async with open_database(load_settings(), make=make) as store:
             return await work(Knowledge(store))
-        finally:
-            await store.close()
 
     return asyncio.run(main())
