@@ -26,6 +26,7 @@ bench: $(VENV)/.dev models .speech/transcripts.tsv
 	$(BIN)/rejoinder bench --sessions 100
 	$(BIN)/rejoinder bench --turns
 	$(BIN)/rejoinder bench --voice
+	$(BIN)/python tests/benchmarks/sse.py
 
 .PHONY: models
 models: $(VENV)/.run
