@@ -201,11 +201,17 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             await live_session(runtime, session_id, written=False, may_be_over=True)
         else:
             await stored_session(runtime, session_id)
-        feed = Feed(runtime, rouser, session_id, after, present=takes_part)
-        more = session_id in runtime.sessions or await runtime.store.events(session_id, after_seq=after, limit=1)
-        if not more and not runtime.store.writer.waiting:
+        if (session := runtime.sessions.get(session_id)) is not None:
+            if after > session.bus.seq:
+                raise ProtocolError(
+                    f"There is no event {after} yet: the newest is {session.bus.seq}.",
+                    code="bad_event_id",
+                    fix="Send the id of the last event that arrived from this session, or 0 for all.",
+                )
+        elif not await runtime.store.events(session_id, after_seq=after, limit=1) and not runtime.store.writer.waiting:
             # The session is over and the reader has all of it: a browser asks no more.
             return Response(b"", status_code=204).to_asgi_response(None, request)
+        feed = Feed(runtime, rouser, session_id, after, present=takes_part)
         return cast(ASGIApp, EventStream(feed, frames(feed), send_s))
 
     async def _page(session_id: str, request: Asked, after: int, limit: int) -> ASGIApp:

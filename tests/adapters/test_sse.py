@@ -140,6 +140,15 @@ def test_a_text_chat_of_messages_and_events(server: LiveServer) -> None:
     asyncio.run(main())
 
 
+def test_a_number_that_is_yet_to_come_is_refused(server: LiveServer) -> None:
+    session_id = new_room(server)
+    post(server, session_id, "messages", text="hello")
+    url = f"{server.http}/v1/sessions/{session_id}/events"
+    answer = httpx.get(url, headers={**STREAM, "last-event-id": "99999"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_event_id")
+    assert not server.runtime.sessions[session_id]._audience.readers
+
+
 def test_after_the_end_there_is_nothing_more(server: LiveServer) -> None:
     session_id = new_room(server)
     post(server, session_id, "messages", text="hello")
