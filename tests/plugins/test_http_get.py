@@ -526,7 +526,8 @@ def test_a_page_and_a_name_wait_for_no_other_s_threads() -> None:
                 async with site() as served:
                     served.page("/", b"<p>One<p>Two", "text/html")
                     allow = HttpGetSettings((f"localhost:{served.port}",), allow_private=True)
-                    assert await fetch(f"http://localhost:{served.port}/", allow) == "One\nTwo"
+                    async with asyncio.timeout(20):
+                        assert await fetch(f"http://localhost:{served.port}/", allow) == "One\nTwo"
             finally:
                 going_on.set()
 
