@@ -35,7 +35,8 @@ Rejoinder {__version__}: real-time agents; speech or text in, speech and text ou
 
 All commands: rejoinder --help"""
 
-EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 5, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+_REFUSALS = ("unauthorized", "forbidden")
 
 
 class LazyGroup(click.Group):
@@ -85,7 +86,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or environment, 5 server unreachable, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or environment, 4 no key, a bad one or one that may not do
+    this, 5 server unreachable, 130 interrupted.
     """
     given = list(sys.argv[1:] if args is None else args)
     options = given[: given.index("--")] if "--" in given else given
@@ -120,9 +122,12 @@ def _unwrap(error: BaseException) -> BaseException:
 
 def _explain(error: BaseException, debug: bool) -> int:
     if isinstance(error, RejoinderError):
-        click.echo(f"error: {error.explain()}", err=True)
+        if not error.told:
+            click.echo(f"error: {error.explain()}", err=True)
         if isinstance(error, ConfigError):
             return EXIT_CONFIG
+        if error.code in _REFUSALS:
+            return EXIT_REFUSED
         return EXIT_UNREACHABLE if error.code == "unreachable" else EXIT_FAILED
     hint = "" if debug else " Fix: run it again with --debug and report the traceback."
     click.echo(f"error: {type(error).__name__}: {error}.{hint} [internal]", err=True)

@@ -15,7 +15,7 @@ import msgspec
 
 from rejoinder.audio import FRAME_MS, byte_count, read_wav, speech_end
 from rejoinder.channel import Channel
-from rejoinder.dial import DEFAULT_URL, credential_for, open_socket, resume_url, send
+from rejoinder.dial import DEFAULT_URL, credential_for, joins, open_socket, page_token, resume_url, send
 from rejoinder.dial import SUBPROTOCOL as SUBPROTOCOL
 from rejoinder.dial import Unreachable as Unreachable
 from rejoinder.dial import session_url as session_url
@@ -69,6 +69,9 @@ class NoReply(RejoinderError):
 class VoiceClient:
     """One session with a server: `async with VoiceClient.connect(url) as client: result = await client.say_wav(path)`.
 
+    Leaving ends a session that was made for this client. One that it joined (a `url` with `/v1/sessions/`, or the link
+    to a room's page) goes on for the others; `send(End())` ends it for everybody.
+
     Audio both ways is PCM16 mono. The reply's audio goes to a `Player` (by default one without sound), whose progress
     is reported to the server. One turn at a time may be said with the `say_...` methods; `send_audio` and `events()`
     are there for everything else. `on_event` is called for each server event as it arrives; what it raises ends the
@@ -93,7 +96,8 @@ class VoiceClient:
         resume: bool = True,
     ) -> None:
         self.url = session_url(url)
-        self._credential = api_key or credential_for(self.url)
+        self._credential = api_key or page_token(url) or credential_for(self.url)
+        self._joins = joins(self.url)
         self.input_rate = configure.input_rate
         self.output_rate = configure.output_rate
         self.player: Player = player or Playhead(configure.output_rate)
@@ -148,8 +152,9 @@ class VoiceClient:
     ) -> VoiceClient:
         """A client that connects when it is entered; rates in Hz, `timeout` (s) for the connection and its session.
 
-        `api_key` may also be a room token; without it that of `REJOINDER_API_KEY` is shown, or (to a server on this
-        machine) the developer's key.
+        `url` may also be the WebSocket of a room's session, or the link to its page with the token in it.
+        `api_key` may also be a room token; without it the link's is shown, else that of `REJOINDER_API_KEY`, else (to
+        a server on this machine) the developer's key.
 
         Entering raises:
             Unreachable: nobody listens there.
@@ -188,7 +193,7 @@ class VoiceClient:
             self._check()
 
     async def close(self) -> None:
-        """End the session and close the connection. Idempotent.
+        """Close the connection; a session that was made for this client is ended before. Idempotent.
 
         Takes at most 2 s in all: a server that has not said goodbye by then is cut off.
         """
@@ -217,7 +222,7 @@ class VoiceClient:
         await socket.wait_closed()
 
     async def _say_goodbye(self, socket: ClientConnection) -> None:
-        if not self.session or self.ended or (self._over and not self._broken):
+        if not self.session or self.ended or self._joins or (self._over and not self._broken):
             return
         await send(socket, encode(End()), text=True)
         while not self.ended and not self._over:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from rejoinder.errors import ConfigError, RejoinderError
 
@@ -22,6 +22,8 @@ CLOSE_S = 0.5
 """A line that died without a word is noticed within the sum of the three. No later, because the server plays on by the
 clock once a client has been silent for 2 s, and can go back 3 s when it returns."""
 _OWN_SESSION = "/ws/audio"
+_SESSIONS = "/v1/sessions/"
+_PAGE = "/talk"
 
 
 class Unreachable(RejoinderError):
@@ -59,6 +61,8 @@ def credential_for(url: str) -> str | None:
 def session_url(url: str) -> str:
     """The WebSocket address for `url`: http becomes ws, and a URL without a path gets that of a session of its own.
 
+    The link to a room's page (`join.page`) becomes the address of the room's session.
+
     Raises:
         ConfigError: it is no http or WebSocket URL (`bad_url`).
     """
@@ -67,7 +71,34 @@ def session_url(url: str) -> str:
     if scheme not in ("ws", "wss") or not parts.hostname:
         raise ConfigError(f"{url!r} is not the URL of a server.", code="bad_url", fix=f"Use e.g. {DEFAULT_URL}.")
     path = _OWN_SESSION if parts.path in ("", "/") else parts.path
+    if _is_page(url):
+        session = _of_page(url, "session")
+        if not session:
+            message = f"{url!r} names no session."
+            raise ConfigError(message, code="bad_url", fix="Use the whole link, with what stands after its #.")
+        path = f"{path.removesuffix(_PAGE)}{_SESSIONS}{quote(session, safe='')}/ws"
+        return urlunsplit((scheme, parts.netloc, path, "", ""))
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def page_token(url: str) -> str | None:
+    """The room token in the link to a room's page; None where there is none."""
+    return _of_page(url, "token")
+
+
+def _of_page(url: str, name: str) -> str | None:
+    parts = urlsplit(url)
+    return parse_qs(parts.fragment).get(name, [None])[0] if _is_page(url) else None
+
+
+def _is_page(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.path.endswith(_PAGE) and (bool(parts.fragment) or parts.scheme in ("http", "https"))
+
+
+def joins(url: str) -> bool:
+    """Whether the WebSocket address `url` is that of a session which is there for others, too."""
+    return _SESSIONS in urlsplit(url).path
 
 
 def resume_url(url: str, session_id: str) -> str:
@@ -75,7 +106,7 @@ def resume_url(url: str, session_id: str) -> str:
     parts = urlsplit(url)
     path = parts.path
     if path.endswith(_OWN_SESSION):
-        path = f"{path.removesuffix(_OWN_SESSION)}/v1/sessions/{session_id}/ws"
+        path = f"{path.removesuffix(_OWN_SESSION)}{_SESSIONS}{session_id}/ws"
     # What the query string said, the message that asks to come back says again.
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
@@ -126,7 +157,7 @@ async def open_socket(url: str, timeout: float, credential: str | None = None) -
             raise RejoinderError(
                 f"{url} asks for an API key{' other than the one it was shown' if credential else ''}.",
                 code="unauthorized",
-                fix=f"Set {API_KEY_VARIABLE}; the server's operator makes one with `rejoinder keys create`.",
+                fix=f"Set {API_KEY_VARIABLE} or give --key; who runs the server makes one: `rejoinder keys create`.",
             ) from None
         raise _refusal(url, error.response.status_code, bytes(error.response.body or b"")) from None
     except (InvalidHandshake, InvalidURI) as error:

@@ -22,6 +22,24 @@ import difflib
 from collections.abc import Iterable
 
 
+def sentence(text: str) -> str:
+    """`text` with one mark at its end."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+def listed(problems: Iterable[str]) -> str:
+    """Several problems as one sentence; each may be one itself, or a question."""
+    parts = [problem.removesuffix(".") for problem in problems]
+    # No semicolon after a question mark.
+    return sentence("; ".join(parts).replace("?; ", "? "))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest of `known`, "" if none is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 class RejoinderError(Exception):
     """Base of all errors; `str()` is what happened and why, `fix` is what to do.
 
@@ -30,6 +48,8 @@ class RejoinderError(Exception):
 
     code = "internal"
     retryable = False
+    told = False
+    """Whether the person at the terminal has read it already."""
 
     def __init__(
         self, message: str, *, code: str | None = None, fix: str | None = None, retryable: bool | None = None
@@ -61,8 +81,7 @@ class UnknownName(ConfigError):
 
     def __init__(self, what: str, name: str, known: Iterable[str], *, fix: str | None = None) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}."
+        hint = did_you_mean(name, names) or f"known: {', '.join(names) or 'none'}."
         super().__init__(f"There is no {what} {name!r}; {hint}", code=f"unknown_{what.replace(' ', '_')}", fix=fix)
 
 
@@ -135,8 +154,7 @@ class ProviderError(RejoinderError):
         retryable: bool | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        stop = "" if message.endswith((".", "!", "?")) else "."
-        super().__init__(f"{provider}: {message}{stop}", code=code, fix=fix, retryable=retryable)
+        super().__init__(f"{provider}: {sentence(message)}", code=code, fix=fix, retryable=retryable)
         self.provider = provider
         self.retry_after_s = retry_after_s
 

@@ -14,6 +14,7 @@ import pytest
 from rejoinder import __version__
 from rejoinder.client import VoiceClient
 from rejoinder.errors import ProtocolError
+from rejoinder.events import End
 from rejoinder.settings import Limits
 from rejoinder.testing.scripted import noise, silence, tone
 from rejoinder_adapters.problems import status_of
@@ -52,6 +53,10 @@ def test_a_room_is_made_joined_talked_in_and_read_back(server: LiveServer) -> No
             assert live["live"]
             assert live["session"]["ended_at"] is None
             assert [turn["heard_text"] for turn in live["turns"]] == [REPLY, REPLY], "written before the session ends"
+            # Leaving alone would let it go on for others.
+            await client.send(End())
+            async for _ in client.events():
+                pass
 
     asyncio.run(talk())
     detail = get(server, f"/v1/sessions/{room['session_id']}")

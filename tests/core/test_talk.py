@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from rejoinder import client as client_module
 from rejoinder import dial
@@ -126,7 +129,9 @@ Script = Callable[[FakeCall], Awaitable[None]]
 
 
 @contextmanager
-def server(script: Script) -> Iterator[tuple[str, list[FakeCall]]]:
+def server(
+    script: Script, process_request: Callable[[ServerConnection, Request], Response] | None = None
+) -> Iterator[tuple[str, list[FakeCall]]]:
     """A server in a thread; its URL, and the calls it has had."""
     loop = asyncio.new_event_loop()
     calls: list[FakeCall] = []
@@ -142,7 +147,14 @@ def server(script: Script) -> Iterator[tuple[str, list[FakeCall]]]:
             await script(call)
 
     async def run() -> None:
-        async with serve(handle, "127.0.0.1", 0, subprotocols=["rejoinder.v1"], compression=None) as listening:  # type: ignore[list-item]
+        async with serve(
+            handle,
+            "127.0.0.1",
+            0,
+            subprotocols=[Subprotocol("rejoinder.v1")],
+            compression=None,
+            process_request=process_request,
+        ) as listening:
             ready.append(next(iter(listening.sockets)).getsockname()[1])
             started.set()
             await stop.wait()
@@ -876,3 +888,108 @@ def unused_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+# --- rooms, keys and errors of the command --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "meant", "token"),
+    [
+        ("http://host/talk#session=ses_1&token=a.b-c", "ws://host/v1/sessions/ses_1/ws", "a.b-c"),
+        ("https://host:1/voice/talk#token=t&session=ses_1", "wss://host:1/voice/v1/sessions/ses_1/ws", "t"),
+        ("http://host/talk#session=a%2Fb", "ws://host/v1/sessions/a%2Fb/ws", None),
+        ("ws://host/v1/sessions/ses_1/ws#token=t", "ws://host/v1/sessions/ses_1/ws", None),
+        ("ws://host/talk", "ws://host/talk", None),
+    ],
+)
+def test_the_link_to_a_rooms_page_names_its_session_and_token(given: str, meant: str, token: str | None) -> None:
+    assert session_url(given) == meant
+    assert dial.page_token(given) == token
+
+
+def test_a_link_without_its_session_is_refused() -> None:
+    with pytest.raises(ConfigError, match="names no session"):
+        session_url("https://host/talk")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "shown"),
+    [
+        ("", ("--key", "rk_given"), "rk_given"),
+        ("", (), "rk_variable"),
+        ("/talk#session=ses_1&token=invited", (), "invited"),
+        ("/talk#session=ses_1&token=invited", ("--key", "rk_given"), "rk_given"),
+    ],
+)
+def test_talk_shows_the_key_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, path: str, options: tuple[str, ...], shown: str
+) -> None:
+    monkeypatch.setenv("REJOINDER_API_KEY", "rk_variable")
+    with server(one_text) as (url, calls):
+        assert run_cli("talk", "--url", url.replace("ws:", "http:") + path, "--text", "hi", *options) == 0
+    request = calls[0].socket.request
+    assert request is not None
+    assert request.headers["Authorization"] == f"Bearer {shown}"
+    assert request.path == ("/v1/sessions/ses_1/ws" if path else "/ws/audio")
+
+
+@pytest.mark.parametrize(("path", "ends"), [("/v1/sessions/ses_1/ws", False), ("/ws/audio", True)])
+def test_who_joined_a_session_leaves_it_and_who_has_one_ends_it(path: str, ends: bool) -> None:
+    with server(one_text) as (url, calls):
+        assert run_cli("talk", "--url", url + path, "--text", "hi") == 0
+    assert any(isinstance(command, End) for command in calls[0].commands) is ends
+    assert calls[0].socket.close_code == 1000
+
+
+@pytest.mark.parametrize("code", ["unknown_agent", "session_over"])
+def test_an_error_that_ends_the_session_is_printed_once(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def refuse(call: FakeCall) -> None:
+        await call.say(Error(code=code, message="It cannot be.", fix="Do this."))
+
+    for options, exit_code in (((), 1), (("--json",), 1)):
+        with server(refuse) as (url, _):
+            assert run_cli("talk", "--url", url, "--text", "hi", *options) == exit_code
+        printed = capsys.readouterr()
+        assert printed.err == f"error: It cannot be. Fix: Do this. [{code}]\n"
+
+
+def test_the_end_of_a_session_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async def stop(call: FakeCall) -> None:
+        await call.say(STARTED)
+        await call.until(lambda item: isinstance(item, Text))
+        await call.say(SessionEnded(reason="server_stopped"))
+
+    with server(stop) as (url, _):
+        assert run_cli("talk", "--url", url, "--text", "hi") == 1
+    assert capsys.readouterr().err == "The session has ended: server_stopped.\n"
+
+
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_talk_ends_at_the_first_forbidden(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    async def read_only(call: FakeCall) -> None:
+        await call.say(STARTED)
+        with suppress(HungUp):
+            await call.until(lambda item: isinstance(item, Text))
+            no = Error(code="forbidden", message="You may listen and read here, not talk.", fix="Ask for a token.")
+            await call.say(no, no)
+            await call.until_end()
+
+    with server(read_only) as (url, calls):
+        path = "/v1/sessions/ses_1/ws"
+        assert run_cli("talk", "--url", url + path, "--text", "one", "--text", "two", "--timeout", "20", *options) == 4
+    expected = "error: You may listen and read here, not talk. Fix: Ask for a token. [forbidden]\n"
+    assert capsys.readouterr().err == expected
+    assert [command.text for command in calls[0].commands if isinstance(command, Text)] == ["one"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, "forbidden")])
+def test_a_key_that_is_refused_exits_4(status: int, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"detail": "Not you.", "code": code, "fix": "Ask."}
+
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(HTTPStatus(status), json.dumps(problem))
+
+    with server(one_text, process_request=refuse) as (url, _):
+        assert run_cli("talk", "--url", url, "--text", "hi") == 4
+    assert capsys.readouterr().err.count(f"[{code}]") == 1

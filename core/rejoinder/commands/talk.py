@@ -15,7 +15,7 @@ import click
 
 from rejoinder.channel import Channel, ChannelClosed
 from rejoinder.commands.report import Distribution, figure, table
-from rejoinder.errors import RejoinderError
+from rejoinder.errors import AuthError, RejoinderError
 from rejoinder.events import (
     Error,
     Interruption,
@@ -38,7 +38,17 @@ OUTPUT_RATE = 24_000
 
 
 @click.command("talk")
-@click.option("--url", default="ws://127.0.0.1:8080", show_default=True, help="The server, or one session's WebSocket.")
+@click.option(
+    "--url",
+    default="ws://127.0.0.1:8080",
+    show_default=True,
+    help="The server; or, to join a room, its link (join.page) or its session's WebSocket (join.ws).",
+)
+@click.option(
+    "--key",
+    help="An API key or room token.  "
+    "[default: the link's, else REJOINDER_API_KEY, else the developer's key on this machine]",
+)
 @click.option("--agent", help="Which agent to talk to (default: the server's).")
 @click.option(
     "--wav", "wavs", type=click.Path(path_type=Path), multiple=True, help="Say this file; repeat for more turns."
@@ -51,6 +61,7 @@ OUTPUT_RATE = 24_000
 @click.option("--timeout", default=30.0, show_default=True, help="Give up after so many seconds without an answer.")
 def command(
     url: str,
+    key: str | None,
     agent: str | None,
     wavs: tuple[Path, ...],
     out: Path | None,
@@ -58,7 +69,12 @@ def command(
     as_json: bool,
     timeout: float,
 ) -> None:
-    """Talk to a server. Without --wav and --text: by microphone and loudspeaker (extra `mic`), until Ctrl+C."""
+    """Talk to a server. Without --wav and --text: by microphone and loudspeaker (extra `mic`), until Ctrl+C.
+
+    A session that was made for you ends when you are done; one that you joined goes on for the others.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 the server refuses the key, 5 no server, 130 interrupted.
+    """
     if wavs and texts:
         raise click.UsageError("Give either --wav or --text.")
     if out and not wavs and not texts:
@@ -67,9 +83,12 @@ def command(
     try:
         try:
             if wavs or texts:
-                asyncio.run(_take_turns(url, agent, wavs, texts, out, timeout, screen))
+                asyncio.run(_take_turns(url, key, agent, wavs, texts, out, timeout, screen))
             else:
-                asyncio.run(_converse(url, agent, screen))
+                asyncio.run(_converse(url, key, agent, screen))
+        except RejoinderError as error:
+            error.told = screen.has_told(error)
+            raise
         finally:
             screen.close()
     except BrokenPipeError:
@@ -97,11 +116,19 @@ class Screen:
         self._transcribed = ""
         self._metrics: list[TurnMetrics] = []
         self._heard: list[float] = []
+        self._told: set[str] = set()
 
     def show(self, event: ServerEvent) -> None:
-        """Print an event as it arrives."""
+        """Print an event as it arrives.
+
+        Raises:
+            AuthError: it says that this key may not do that (`forbidden`); trying on would only hear it again.
+        """
         if self._json:
             click.echo(encode(event))
+        if isinstance(event, Error) and event.code == "forbidden":
+            raise AuthError(event.message, code=event.code, fix=event.fix or None)
+        if self._json:
             return
         if isinstance(event, Transcript):
             if event.final:
@@ -137,9 +164,16 @@ class Screen:
                 self._progress("The connection is back.")
         elif isinstance(event, Error):
             fix = f" Fix: {event.fix}" if event.fix else ""
+            self._told.add(event.message)
             self._progress(click.style(f"error: {event.message}{fix} [{event.code}]", fg="red"))
         elif isinstance(event, SessionEnded) and event.reason != "client_ended":
+            # As the client's errors say it.
+            self._told |= {f"The session has ended: {event.reason}.", f"The session is over: {event.reason}."}
             self._progress(f"The session has ended: {event.reason}.")
+
+    def has_told(self, error: RejoinderError) -> bool:
+        """Whether the event that became `error` was printed."""
+        return error.message in self._told
 
     def turn(self, result: TurnResult) -> None:
         """Print what a turn took, once it is over."""
@@ -208,6 +242,7 @@ def latency_table(metrics: list[TurnMetrics], heard: list[float]) -> str:
 
 async def _take_turns(
     url: str,
+    key: str | None,
     agent: str | None,
     wavs: tuple[Path, ...],
     texts: tuple[str, ...],
@@ -227,6 +262,7 @@ async def _take_turns(
         input_rate=INPUT_RATE,
         output_rate=OUTPUT_RATE,
         text_only=bool(texts) and out is None,
+        api_key=key,
         on_event=screen.show,
         on_lost=screen.lost,
     )
@@ -297,7 +333,7 @@ def _read_stdin(channel: Channel[str]) -> None:
     threading.Thread(target=read, name="stdin", daemon=True).start()
 
 
-async def _converse(url: str, agent: str | None, screen: Screen) -> None:
+async def _converse(url: str, key: str | None, agent: str | None, screen: Screen) -> None:
     from rejoinder.client import VoiceClient
     from rejoinder.commands.devices import open_microphone, open_speaker
 
@@ -311,6 +347,7 @@ async def _converse(url: str, agent: str | None, screen: Screen) -> None:
             agent=agent,
             input_rate=INPUT_RATE,
             output_rate=OUTPUT_RATE,
+            api_key=key,
             player=speaker,
             on_event=show,
             on_lost=screen.lost,
