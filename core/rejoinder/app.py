@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, cast
 
+from rejoinder import preflight
 from rejoinder.audio import Rates
 from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.bus import Observer
@@ -63,7 +66,8 @@ class Runtime:
         self.settings = settings
         self.plugins = plugins or load_plugins(settings.disabled_plugins)
         self.clock = clock or SystemClock()
-        self.toolbox = Toolbox(self.plugins, settings.plugins, self)
+        self._findings = preflight.examine(settings, self.plugins, os.environ)
+        self.toolbox = Toolbox(self.plugins, settings.plugins, self, broken=self._findings.broken)
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
@@ -107,8 +111,17 @@ class Runtime:
             self._exit.push_async_callback(self._close_providers)
             self._exit.push_async_callback(self.toolbox.close)
             self._progress("database")
+            found = self.examine()
+            if found.problems and not found.transfers:
+                # Where all is known without the database, none is made.
+                raise found.error()
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
+            await found.settle(self.catalog.stored, self.settings.all_agents)
+            if found.problems:
+                raise found.error()
+            for warning in found.warnings:
+                log.warning("%s", warning)
             await self.webhooks.open()
             self._exit.push_async_callback(self.webhooks.close)
             self.telemetry.start()
@@ -216,12 +229,25 @@ class Runtime:
         chosen = await self.catalog.get(name)
         return chosen, await self.services(chosen.definition)
 
-    def _check_agent(self, agent: Agent) -> None:
-        """Raises UnknownName where `agent` names a provider or tool nobody registered."""
-        for kind in KINDS:
-            for name in agent.names(kind):
-                self.plugins.provider(kind, name)
-        self.toolbox.check(agent.tools)
+    def examine(self) -> preflight.Findings:
+        """What is wrong with the settings, as far as it is known without the database and without loading anything."""
+        found = copy.deepcopy(self._findings)
+        preflight.examine_agents(found, self.settings, self.plugins, self.toolbox, self._voices)
+        return found
+
+    def _check_agent(self, agent: Agent) -> dict[str, str]:
+        """What `agent` names that nobody registered: what is wrong by the field's name."""
+        fixed = self.settings.all_agents
+        return preflight.by_field(preflight.bad_names(agent, self.plugins, self.toolbox, self._voices, fixed))
+
+    def _voices(self, name: str) -> Collection[str] | None:
+        try:
+            # Made, not loaded.
+            voices: Collection[str] | None = getattr(self._make("tts", name), "voices", None)
+        except Exception as error:  # noqa: BLE001 - whoever uses it will hear of it
+            log.debug("the voices of %s are not known: %r", name, error)
+            return None
+        return voices
 
     async def _named(self, kind: Kind, agent: Agent) -> dict[str, AnyProvider]:
         """The agent's providers of `kind`, ready to use. Of a chain one is enough; the others are logged and left out.

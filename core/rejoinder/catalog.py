@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from rejoinder.errors import ConfigError, RejoinderError, SessionError, UnknownName
-from rejoinder.settings import CONFIG_FILE, Agent, Settings
+from rejoinder.errors import ConfigError, SessionError, UnknownName, listed
+from rejoinder.settings import AGENT_NAME, CONFIG_FILE, Agent, Settings, explain_validation
 from rejoinder.store.agents import AgentRecord, Agents
 from rejoinder.store.store import Store
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+log = logging.getLogger(__name__)
 
 
 class InvalidDefinition(ConfigError):
@@ -22,10 +22,21 @@ class InvalidDefinition(ConfigError):
 
     code = "invalid_agent"
 
-    def __init__(self, name: str, problems: dict[str, str]) -> None:
-        listed = "; ".join(f"{path}: {what}" if path else what for path, what in problems.items())
-        super().__init__(f"The definition of the agent {name!r} is wrong: {listed}.", fix="Correct the fields named.")
+    def __init__(self, name: str, problems: Mapping[str, str]) -> None:
+        found = listed(f"{path}: {what}" if path else what for path, what in problems.items())
+        super().__init__(f"The definition of the agent {name!r} is wrong: {found}", fix="Correct the fields named.")
         self.problems = problems
+
+
+class UnknownVersion(UnknownName):
+    """An agent that has not got the version asked for; `versions` are those it has."""
+
+    def __init__(self, name: str, version: int, versions: list[int]) -> None:
+        there = ", ".join(map(str, sorted(versions)))
+        what = f"there {'is' if len(versions) == 1 else 'are'} {there}" if there else "the server's settings define it"
+        ConfigError.__init__(
+            self, f"The agent {name!r} has no version {version}; {what}.", code="unknown_agent", fix="Leave it out."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +53,10 @@ class NamedAgent:
 class Catalog:
     """The agents of `settings` and of `store`; those of the settings cannot be changed here.
 
-    `check(definition)` raises where a definition names what nobody registered.
+    `check(definition)` says what a definition names that nobody registered: what is wrong by the field's name.
     """
 
-    def __init__(self, settings: Settings, store: Store, check: Callable[[Agent], None]) -> None:
+    def __init__(self, settings: Settings, store: Store, check: Callable[[Agent], Mapping[str, str]]) -> None:
         self.stored = Agents(store)
         self._settings = settings
         self._check = check
@@ -62,9 +73,11 @@ class Catalog:
             return NamedAgent(wanted, self._fixed[wanted])
         record = await self.stored.get(wanted, version)
         if record is None:
-            if version is not None and wanted not in self._fixed and (there := await self.stored.versions(wanted)):
-                known = [str(one.version) for one in there]
-                raise UnknownName("agent", f"{wanted} version {version}", known)
+            there = await self.stored.versions(wanted) if version is not None else []
+            # Of one that was deleted, the version that says so is none to be had.
+            versions = [one.version for one in there if one.definition is not None]
+            if version is not None and (versions or wanted in self._fixed):
+                raise UnknownVersion(wanted, version, versions)
             known = [*self._fixed, *(one.name for one in await self.stored.all())]
             fix = f"Define it: PUT /v1/agents/{wanted}, or [agents.{wanted}] in {CONFIG_FILE}."
             raise UnknownName("agent", wanted, known, fix=fix)
@@ -93,14 +106,17 @@ class Catalog:
             ConfigError: the name is no name (`bad_agent_name`).
             SessionError: the agent is one of the settings (`agent_fixed`).
         """
-        if not _NAME.match(name):
+        if not AGENT_NAME.match(name):
             raise ConfigError(
                 f"{name[:80]!r} is no name for an agent.",
                 code="bad_agent_name",
                 fix="Use 1 to 64 lower-case letters, digits, - and _.",
             )
         self._changeable(name)
-        self._check_names(name, parse(name, definition))
+        checked = parse(name, definition)
+        if problems := self._check(checked):
+            raise InvalidDefinition(name, problems)
+        await self._warn_of_transfers(name, checked)
         record = await self.stored.put(name, definition, by=by, expect=expect)
         return named(record) if record else None
 
@@ -113,7 +129,16 @@ class Catalog:
         """
         self._changeable(name)
         current = await self.get(name)
-        return await self.stored.put(name, None, by=by, expect=expect or current.version) is not None
+        if expect is None:
+            expect = current.version
+        return await self.stored.put(name, None, by=by, expect=expect) is not None
+
+    async def _warn_of_transfers(self, name: str, definition: Agent) -> None:
+        """Write down which agents there are not yet; they may be defined later."""
+        if unknown := set(definition.transfers) - {name, *self._fixed}:
+            unknown -= {one.name for one in await self.stored.all()}
+        for other in sorted(unknown):
+            log.warning("the agent %s may transfer to %s, which is not defined (yet)", name, other)
 
     @property
     def _fixed(self) -> dict[str, Agent]:
@@ -126,12 +151,6 @@ class Catalog:
                 code="agent_fixed",
                 fix=f"Change it in {CONFIG_FILE} and restart, or use another name.",
             )
-
-    def _check_names(self, name: str, definition: Agent) -> None:
-        try:
-            self._check(definition)
-        except RejoinderError as error:
-            raise InvalidDefinition(name, {"": error.message.rstrip(".")}) from None
 
 
 def named(record: AgentRecord) -> NamedAgent:
@@ -152,5 +171,4 @@ def parse(name: str, definition: dict[str, Any]) -> Agent:
     try:
         return Agent.model_validate(definition)
     except ValidationError as error:
-        problems = {".".join(map(str, one["loc"])): one["msg"] for one in error.errors()}
-        raise InvalidDefinition(name, problems) from None
+        raise InvalidDefinition(name, dict(explain_validation(error, Agent, "field"))) from None

@@ -276,7 +276,12 @@ TtsDelta = bytes | WordTime
 
 
 class TtsProvider(Protocol):
-    """Speaks text."""
+    """Speaks text.
+
+    One that knows its voices may say so in an attribute `voices: Collection[str] | None` (None: it does not know),
+    which must be there before `warm_up`: an agent that names another one is then refused. In a chain only the first
+    provider must have the agent's voice; one after it that says it has not is given None, its own choice.
+    """
 
     sample_rate: int
     """Hz of the audio it yields."""

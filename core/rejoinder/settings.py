@@ -6,8 +6,8 @@ Environment names are `REJOINDER_` and the key, two underscores between levels: 
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,10 +16,13 @@ import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from rejoinder.errors import ConfigError, UnknownName
+from rejoinder.errors import ConfigError, UnknownName, did_you_mean, listed, sentence
 from rejoinder.providers import Kind
 
 CONFIG_FILE = "rejoinder.toml"
+ENV_PREFIX = "REJOINDER_"
+AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+"""Of an agent that is defined over REST."""
 
 
 class _Section(BaseModel):
@@ -137,7 +140,7 @@ class Agent(_Section):
     tools: tuple[str, ...] = ("clock", "calculator", "last_latency", "end_call")
     transfers: tuple[str, ...] = Field((), description="Agents to whom the tool `transfer` may hand over.")
     max_tokens: int = Field(300, ge=1)
-    temperature: float = Field(0.3, ge=0)
+    temperature: float = Field(0.3, ge=0, le=2)
     history_messages: int = Field(40, ge=2, description="The newest messages that the LLM is sent.")
     max_tool_rounds: int = Field(4, ge=0)
     tool_timeout_ms: int = Field(10_000, ge=10)
@@ -215,7 +218,7 @@ class WebhookOptions(_Section):
 class Settings(BaseSettings):
     """All settings of one process."""
 
-    model_config = SettingsConfigDict(env_prefix="REJOINDER_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -265,7 +268,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"Cannot read the settings file {str(path)!r}: {error.strerror}.", fix="Check --config."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} is not valid TOML: {error}.") from None
+        raise ConfigError(sentence(f"{str(path)!r} is not valid TOML: {error}")) from None
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
@@ -298,9 +301,9 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Layered(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(_describe(problem) for problem in error.errors())
+        problems = listed(f"{path}: {what}" for path, what in explain_validation(error, Settings, "key"))
         where = f" (file: {config})" if config else ""
-        raise ConfigError(f"The settings are wrong{where}: {problems}.", fix="Correct the keys named.") from None
+        raise ConfigError(f"The settings are wrong{where}: {problems}", fix="Correct the keys named.") from None
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -313,12 +316,19 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def _describe(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+def explain_validation(error: ValidationError, top: type[BaseModel], noun: str) -> list[tuple[str, str]]:
+    """What `error` found in what was to be a `top`: the path of each wrong `noun` (key, field), and what is wrong."""
+    return [_explain(problem, top, noun) for problem in error.errors()]
+
+
+def _explain(problem: Any, top: type[BaseModel], noun: str) -> tuple[str, str]:
+    parts = [str(part) for part in problem["loc"]]
+    path = ".".join(parts)
     if problem["type"] != "extra_forbidden":
-        return f"{path}: {problem['msg']}"
-    model: Any = Settings
-    for part in problem["loc"][:-1]:
-        model = _SECTIONS.get(str(part), model)
-    near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
-    return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
+        return path, problem["msg"]
+    model = top
+    for part in parts[:-1]:
+        # What an agent is called may be the name of a section, too.
+        model = _SECTIONS.get(part, model) if part in model.model_fields else model
+    hint = did_you_mean(parts[-1], model.model_fields)
+    return path, f"unknown {noun}{f', {hint}' if hint else ''}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import msgspec
 
-from rejoinder.errors import ConfigError, UnknownName
+from rejoinder.errors import ConfigError, UnknownName, sentence
 from rejoinder.manager import Plugins
 from rejoinder.providers import LiveTools, NoSettings, Tool
 
@@ -30,25 +30,30 @@ def read_section(sections: Sections, name: str, schema: type[S]) -> S:
         return msgspec.convert(sections.get(name, {}), schema, strict=False)
     except msgspec.ValidationError as error:
         fields = ", ".join(field.name for field in msgspec.structs.fields(schema)) or "none"
-        raise ConfigError(f"[plugins.{name}]: {error}.", fix=f"Its settings are: {fields}.") from None
+        raise ConfigError(sentence(f"[plugins.{name}]: {error}"), fix=f"Its settings are: {fields}.") from None
 
 
 class Toolbox:
     """All tools by name. `start()` it for those that come and go, and `close()` it then.
 
-    `runtime` is the process's; None where tools are only named and listed.
+    `runtime` is the process's; None where tools are only named and listed. Of what is called one of `broken` the
+    settings are known to be wrong: they are not read, and sources called so are left out.
 
     Raises (when made):
         ConfigError: the settings of a tool or of a source are wrong.
     """
 
-    def __init__(self, plugins: Plugins, sections: Sections, runtime: object = None) -> None:
+    def __init__(
+        self, plugins: Plugins, sections: Sections, runtime: object = None, *, broken: Collection[str] = ()
+    ) -> None:
         self._plugins = plugins
         self._sections = sections
+        self._broken = broken
         self._fixed()
         self._sources: dict[str, LiveTools] = {
             source.name: source.create(read_section(sections, source.name, source.settings))
             for source in plugins.tool_sources(runtime)
+            if source.name not in broken
         }
 
     async def start(self) -> None:
@@ -107,6 +112,6 @@ class Toolbox:
     def _fixed(self) -> dict[str, Tool]:
         tools = dict(self._plugins.tools())
         for name, tool in tools.items():
-            if tool.settings is not NoSettings:
+            if tool.settings is not NoSettings and name not in self._broken:
                 tools[name] = replace(tool, configured=read_section(self._sections, name, tool.settings))
         return tools

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_or
 
 import msgspec
 
-from rejoinder.errors import ToolError
+from rejoinder.errors import ToolError, sentence
 from rejoinder.providers import NoSettings, Tool, ToolContext
 
 P = ParamSpec("P")
@@ -196,7 +196,7 @@ class _Call:
             hint = f"Its parameters are: {', '.join(known) or 'none'}"
         where = f"{path}: " if path else ""
         return ToolError(
-            f"The arguments of {self._name} are wrong: {where}{problem}. {hint}. Correct it and call again."
+            f"The arguments of {self._name} are wrong: {where}{sentence(problem)} {hint}. Correct it and call again."
         )
 
 
@@ -206,7 +206,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _refuse(name: str, why: str) -> TypeError:
-    return TypeError(f"{name} cannot be a tool: {why}.")
+    return TypeError(sentence(f"{name} cannot be a tool: {why}"))
 
 
 def _first_paragraph(text: str | None) -> str:

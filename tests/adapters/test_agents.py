@@ -56,10 +56,15 @@ def test_an_agent_is_defined_changed_and_deleted(http: httpx.Client) -> None:
 
 def test_only_who_knows_the_current_version_changes_it(http: httpx.Client) -> None:
     assert put(http, "etag", {"if-none-match": "*"}).status_code == 201
-    there = put(http, "etag", {"if-none-match": "*"})
-    assert (there.status_code, there.json()["code"]) == (412, "version_mismatch")
+    for there in (
+        put(http, "etag", {"if-none-match": "*"}),
+        http.delete("/v1/agents/etag", headers={"if-none-match": "*"}),
+    ):
+        assert (there.status_code, there.json()["code"]) == (412, "version_mismatch")
+        assert there.json()["detail"] == "The agent 'etag' exists already."
     assert put(http, "etag", {"if-match": '"1"'}).status_code == 200
-    assert put(http, "etag", {"if-match": '"1"'}).status_code == 412
+    late = put(http, "etag", {"if-match": '"1"'})
+    assert (late.status_code, late.json()["detail"]) == (412, "The agent 'etag' was changed meanwhile.")
     assert http.delete("/v1/agents/etag", headers={"if-match": '"1"'}).status_code == 412
     assert put(http, "etag", {"if-match": "first"}).status_code == 400
     assert http.get("/v1/agents/etag").headers["etag"] == '"2"'
@@ -80,6 +85,54 @@ def test_a_wrong_definition_is_refused_with_all_that_is_wrong(http: httpx.Client
     assert http.get("/v1/agents/wrong").status_code == 404
     for name in ("Wrong", "a b", "-x", "x" * 65):
         assert put(http, name).json()["code"] == "bad_agent_name"
+
+
+def test_each_wrong_name_is_told_by_its_field(http: httpx.Client) -> None:
+    names: dict[str, Any] = dict.fromkeys(("vad", "stt", "llm", "tts"), "scriptd")
+    lists: dict[str, Any] = {"turn": ["rule"], "interruption": ["word"], "transfers": ["No!"]}
+    lists["tools"] = ["clok", "clock", "nonsense"]
+    answer = put(http, "wrong", **names, **lists)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_agent")
+    errors = {one["path"]: one["message"] for one in answer.json()["errors"]}
+    assert set(errors) == {*names, *lists}
+    assert errors["llm"] == "There is no llm provider 'scriptd'; did you mean 'scripted'?"
+    assert errors["tools"].startswith(
+        "There is no tool 'clok'; did you mean 'clock'? There is no tool 'nonsense'; known"
+    )
+    for doubled in ("?.", "?;", ".."):
+        assert doubled not in answer.json()["detail"]
+    assert put(http, "first", transfers=["second", "first"]).status_code == 201, "it may be defined later"
+
+
+def test_an_unknown_field_is_answered_with_the_nearest(http: httpx.Client) -> None:
+    errors = put(http, "wrong", temprature=1, turns={"pause": 50}, temperature=2.1).json()["errors"]
+    assert {one["path"]: one["message"] for one in errors} == {
+        "temprature": "unknown field, did you mean 'temperature'?",
+        "turns.pause": "unknown field, did you mean 'pause_ms'?",
+        "temperature": "Input should be less than or equal to 2",
+    }
+
+
+def test_a_voice_must_be_one_of_the_first_tts_that_knows_its_voices(http: httpx.Client) -> None:
+    answer = put(http, "mute", tts=["hibari", "scripted"], voice="alloy")
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"path": "voice", "message": "hibari has no voice 'alloy'; known: heart"}]
+    for fine in ({"tts": "hibari", "voice": "heart"}, {"tts": ["scripted", "hibari"], "voice": "alloy"}):
+        assert put(http, "speaks", **fine).status_code in (200, 201)
+
+
+def test_a_version_that_is_not_there_is_told_with_those_that_are(http: httpx.Client) -> None:
+    for _ in range(2):
+        put(http, "versioned")
+    http.delete("/v1/agents/versioned")
+    put(http, "versioned")
+    for version in (3, 77):
+        answer = http.get(f"/v1/agents/versioned?version={version}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_agent")
+        assert answer.json()["detail"] == f"The agent 'versioned' has no version {version}; there are 1, 2, 4."
+    fixed = http.get("/v1/agents/scripted?version=1")
+    assert fixed.status_code == 404
+    assert fixed.json()["detail"] == "The agent 'scripted' has no version 1; the server's settings define it."
 
 
 def test_an_agent_of_the_settings_is_fixed(http: httpx.Client) -> None:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from rejoinder.errors import ConfigError, UnknownName
+from rejoinder.errors import ConfigError, UnknownName, listed
 from rejoinder.manager import load_plugins
 from rejoinder.settings import Agent, Auth, Deadlines, Limits, Settings, TurnPolicy, WebhookOptions, load_settings
+from rejoinder.store.schema import make_engine, parse_url
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
@@ -52,6 +53,8 @@ def test_nested_settings_come_from_the_environment_too(monkeypatch: pytest.Monke
         ("[limits]\nplayout_chunk = 1", "limits.playout_chunk: unknown key, did you mean 'playout_chunks'"),
         ("[agents.a]\nlm = 'x'", "agents.a.lm: unknown key, did you mean 'llm'"),
         ("[agents.a.turns]\npause = 1", "agents.a.turns.pause: unknown key, did you mean 'pause_ms'"),
+        ("[agents.limits]\nlm = 'x'", "agents.limits.lm: unknown key, did you mean 'llm'"),
+        ("[agents.a]\ntemperature = 2.1", "agents.a.temperature: Input should be less than or equal to 2"),
         ("port = ", "not valid TOML"),
     ],
 )
@@ -60,6 +63,20 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(text: str, expected
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert expected in str(caught.value)
+
+
+def test_several_wrong_settings_are_one_sentence_each() -> None:
+    write("prot = 1\nhots = 'x'\nport = 99999\nzzzz = 1")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    text = caught.value.message
+    for doubled in ("?.", "?;", "..", ";."):
+        assert doubled not in text
+    assert "did you mean 'port'? " in text
+    assert listed(["Is it?"]) == "Is it?"
+    assert listed(["One.", "Two"]) == "One; Two."
+    with pytest.raises(ConfigError, match=r"is not async\.$"):
+        make_engine(parse_url("sqlite:///x.db"))
 
 
 def test_a_file_that_was_asked_for_must_be_there() -> None:

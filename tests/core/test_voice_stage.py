@@ -502,3 +502,26 @@ def test_the_earcon_is_short_soft_and_without_clicks(rate: int) -> None:
     assert pitches == [pytest.approx(659, abs=8), pytest.approx(494, abs=8)]
     middle = samples[half - rate // 500 : half + rate // 500]
     assert np.abs(np.diff(middle)).max() < 0.05
+
+
+def test_a_voice_that_a_provider_says_it_has_not_is_not_asked_for() -> None:
+    class Choosy(ScriptedTts):
+        voices: tuple[str, ...] = ("heart",)
+
+        def __init__(self, *items: Item) -> None:
+            super().__init__(script=lambda text: items)
+            self.asked: list[str | None] = []
+
+        def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+            self.asked.append(voice)
+            return super().stream(text, voice=voice, language=language)
+
+    async def main() -> None:
+        first, second = Choosy(REFUSAL), Choosy(tone(60, RATE))
+        first.voices = ("alloy", "heart")
+        await Mouth(first, second, voice="alloy").says("Yes.")
+        assert (first.asked, second.asked) == (["alloy"], [None])
+        await Mouth(Choosy(REFUSAL), second, voice="heart").says("Yes.")
+        assert second.asked == [None, "heart"]
+
+    run(main)

@@ -176,6 +176,7 @@ def test_last_latency_names_the_biggest_parts() -> None:
 def test_last_latency_before_the_first_turn_and_without_spans() -> None:
     assert "first turn" in call("last_latency", {}, None)[0]
     assert call("last_latency", {}, {"response_ms": 5, "spans": {}})[0] == "The last answer took 5 milliseconds."
+    assert call("last_latency", {}, {"response_ms": 1.2, "spans": {}})[0] == "The last answer took 1 millisecond."
 
 
 def test_end_call_ends_the_session() -> None:

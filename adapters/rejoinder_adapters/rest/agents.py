@@ -82,15 +82,16 @@ def routes(runtime: Runtime) -> list[Any]:
         expect = _expected(request)
         made = await catalog.put(name, data, by=principal.id, expect=expect)
         if made is None:
-            raise _changed(name)
+            raise _refused(name, expect)
         return _answer(made, 201 if made.version == 1 else 200)
 
     @delete("/v1/agents/{name:str}", guards=writing)
     async def delete_agent(name: FromPath[str], request: Asked) -> None:
         """Delete an agent. Its versions can still be read, and sessions that have it go on."""
         principal = await principal_of(request)
-        if not await catalog.delete(name, by=principal.id, expect=_expected(request)):
-            raise _changed(name)
+        expect = _expected(request)
+        if not await catalog.delete(name, by=principal.id, expect=expect):
+            raise _refused(name, expect)
 
     return [list_agents, get_agent, list_versions, put_agent, delete_agent]
 
@@ -118,7 +119,13 @@ def _expected(request: Asked) -> int | None:
     return int(number)
 
 
-def _changed(name: str) -> SessionError:
+def _refused(name: str, expect: int | None) -> SessionError:
+    if expect == 0:
+        return SessionError(
+            f"The agent {name!r} exists already.",
+            code="version_mismatch",
+            fix="Leave If-None-Match out to change it, or use another name.",
+        )
     return SessionError(
         f"The agent {name!r} was changed meanwhile.", code="version_mismatch", fix="GET it again and apply your change."
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rejoinder.errors import RejoinderError
+from rejoinder.errors import RejoinderError, StoreError
 
 if TYPE_CHECKING:
     from rejoinder.settings import Settings
@@ -75,7 +75,7 @@ def examine() -> Iterator[Check]:
         return
     yield from _plugins(settings)
     yield from _guarded("models", lambda: _models(settings))
-    yield from _guarded("agent", lambda: _agents(settings))
+    yield from _guarded("names", lambda: iter(asyncio.run(_names(settings))))
     yield from _guarded("database", lambda: iter([asyncio.run(_database(settings))]))
     yield _port(settings)
     yield _audio()
@@ -154,24 +154,34 @@ def _models(settings: Settings) -> Iterator[Check]:
             yield Check(f"model {name}", status == "present", status, f"rejoinder models pull {name}")
 
 
-def _agents(settings: Settings) -> Iterator[Check]:
-    from rejoinder.manager import load_plugins
+async def _names(settings: Settings) -> list[Check]:
+    """What is misspelt, as a server that starts would say it; then the agents."""
+    from rejoinder.app import Runtime
     from rejoinder.providers import KINDS
-    from rejoinder.toolbox import Toolbox
+    from rejoinder.store import schema
 
-    plugins = load_plugins(settings.disabled_plugins)
-    toolbox = Toolbox(plugins, settings.plugins)
-    for name in sorted({settings.default_agent, *settings.agents}):
-        _, agent = settings.agent(name)
-        try:
-            named = [(kind, provider) for kind in KINDS for provider in agent.names(kind)]
-            for kind, provider in named:
-                plugins.provider(kind, provider)
-            toolbox.check(agent.tools)
-        except RejoinderError as error:
-            yield Check(f"agent {name}", False, error.message, error.fix or "")
+    runtime = Runtime(settings)
+    found = runtime.examine()
+    try:
+        # Only read: a database that is not as it must be is the business of another check.
+        there = (await schema.check(schema.parse_url(settings.database_url))).state is schema.SchemaState.CURRENT
+        if there:
+            await runtime.store.open()
+        await found.settle(runtime.catalog.stored if there else None, settings.all_agents)
+        stored = {one.name for one in await runtime.catalog.stored.all()} if there else set()
+    except StoreError:
+        await found.settle(None, settings.all_agents)
+        stored = set()
+    finally:
+        await runtime.store.close()
+    checks = [Check("names", False, problem) for problem in found.problems]
+    checks += [Check("names", False, warning, required=False) for warning in found.warnings]
+    for name in sorted({settings.default_agent, *settings.agents} - stored):
+        if any(problem.startswith(f"agents.{name}.") for problem in found.problems):
             continue
-        yield Check(f"agent {name}", True, ", ".join(provider for _, provider in named))
+        _, agent = settings.agent(name)
+        checks.append(Check(f"agent {name}", True, ", ".join(one for kind in KINDS for one in agent.names(kind))))
+    return checks
 
 
 async def _database(settings: Settings) -> Check:

@@ -258,6 +258,10 @@ def _untold(kind: str, provider: str, to: str, cause: str) -> None:
 
 async def _opened(tts: TtsProvider, text: str, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
     # Makes the stream on first use: one that fails to be made fails like one that breaks.
+    known = getattr(tts, "voices", None)
+    if known is not None and voice not in known:
+        # In a chain the agent's voice is the first one's; better another voice than none.
+        voice = None
     async with aclosing(tts.stream(text, voice=voice, language=language)) as items:
         async for item in items:
             yield item

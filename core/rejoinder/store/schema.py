@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
-from rejoinder.errors import ConfigError, MissingDependency, SchemaMismatch
+from rejoinder.errors import ConfigError, MissingDependency, SchemaMismatch, sentence
 from rejoinder.store.failures import place, store_error
 from rejoinder.store.tables import metadata
 
@@ -84,7 +84,7 @@ def make_engine(url: URL) -> AsyncEngine:
         raise MissingDependency(url.drivername, error.name or url.drivername, extra) from None
     except (NoSuchModuleError, InvalidRequestError) as error:
         raise ConfigError(
-            f"database_url has the driver {url.drivername!r}, which does not work here: {error}.",
+            sentence(f"database_url has the driver {url.drivername!r}, which does not work here: {error}"),
             fix=f"Use {_EXAMPLES}.",
         ) from None
     if url.get_backend_name() == "sqlite":

@@ -118,7 +118,8 @@ async def last_latency(arguments: dict[str, Any], context: ToolContext) -> str:
     spans: Mapping[str, float] = metrics.get("spans") or {}
     biggest = [(name, ms) for name, ms in sorted(spans.items(), key=lambda span: -span[1]) if round(ms) > 0][:3]
     parts = [f"{round(ms)} for {STAGES.get(name, name)}" for name, ms in biggest]
-    total = f"The last answer took {round(metrics['response_ms'])} milliseconds."
+    took = round(metrics["response_ms"])
+    total = f"The last answer took {took} millisecond{'' if took == 1 else 's'}."
     if not parts:
         return total
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -37,6 +37,7 @@ class HibariProvider:
     """One voice, shared by all sessions; a sentence takes about 30 ms in one of two threads."""
 
     sample_rate = RATE
+    voices = (VOICE,)
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context
