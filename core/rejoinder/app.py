@@ -51,7 +51,7 @@ class Runtime:
     """Everything one process shares. Use as `async with Runtime(settings) as runtime`.
 
     `progress(text)` is told what is being loaded. `listens`: it serves the address in its settings, and is not to be
-    open to a network.
+    open to a network; what is misspelt keeps it from starting (else it is only logged).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Runtime:
         self.plugins = plugins or load_plugins(settings.disabled_plugins)
         self.clock = clock or SystemClock()
         self._findings = preflight.examine(settings, self.plugins, os.environ)
-        self.toolbox = Toolbox(self.plugins, settings.plugins, self, broken=self._findings.broken)
+        self.toolbox = Toolbox(self.plugins, settings.plugins, self, broken=self._findings.broken if listens else ())
         self.models = ModelCache(settings.models_dir, self.plugins.models())
         self.store = Store(settings.database_url, limits=settings.limits)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
@@ -112,15 +112,15 @@ class Runtime:
             self._exit.push_async_callback(self.toolbox.close)
             self._progress("database")
             found = self.examine()
-            if found.problems and not found.transfers:
+            if self._listens and found.problems and not found.transfers:
                 # Where all is known without the database, none is made.
                 raise found.error()
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
             await found.settle(self.catalog.stored, self.settings.all_agents)
-            if found.problems:
+            if self._listens and found.problems:
                 raise found.error()
-            for warning in found.warnings:
+            for warning in (*found.problems, *found.warnings):
                 log.warning("%s", warning)
             await self.webhooks.open()
             self._exit.push_async_callback(self.webhooks.close)

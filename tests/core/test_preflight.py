@@ -19,7 +19,7 @@ from rejoinder.hookspecs import hookimpl
 from rejoinder.manager import Plugins, load_plugins
 from rejoinder.preflight import examine
 from rejoinder.providers import Provider, Tool
-from rejoinder.settings import Settings, load_settings
+from rejoinder.settings import Auth, Settings, load_settings
 
 SCRIPTED = {**dict.fromkeys(("vad", "stt", "llm", "tts"), "scripted"), "turn": [], "interruption": [], "tools": []}
 TYPOS = """
@@ -70,7 +70,7 @@ def test_a_server_that_starts_names_all_that_is_misspelt() -> None:
     loading: list[str] = []
 
     async def start() -> None:
-        async with Runtime(load_settings(), progress=loading.append):
+        async with Runtime(load_settings(), progress=loading.append, listens=True):
             pass
 
     with pytest.raises(ConfigError) as caught:
@@ -108,10 +108,11 @@ def start(
         made = Settings(
             database_url=f"sqlite+aiosqlite:///{tmp_path}/x.db",
             default_agent="a",
+            auth=Auth(mode="none"),
             agents={"a": {**SCRIPTED, **(agent or {})}, **(more or {})},
             **settings,
         )
-        async with Runtime(made, plugins=there):
+        async with Runtime(made, plugins=there, listens=True):
             pass
 
     asyncio.run(main())

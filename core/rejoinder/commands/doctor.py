@@ -160,7 +160,8 @@ async def _names(settings: Settings) -> list[Check]:
     from rejoinder.providers import KINDS
     from rejoinder.store import schema
 
-    runtime = Runtime(settings)
+    # As the server would be made, but never entered.
+    runtime = Runtime(settings, listens=True)
     found = runtime.examine()
     try:
         # Only read: a database that is not as it must be is the business of another check.
