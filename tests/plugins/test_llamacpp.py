@@ -580,6 +580,8 @@ def test_a_prefill_takes_no_thread_and_no_slot_of_answers_and_an_answer_can_take
             await reading
             engine.may_go.set()
             assert await answering == ["ok"]
+            # Each thread of the engine notes that for itself, when it has come to its end.
+            await until(lambda: len(engine.stopped) == 2)
             assert sorted(engine.stopped) == [False, True]
             # A waiting prefill that the answer goes beyond is not read after it.
             engine.may_go.clear()
