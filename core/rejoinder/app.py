@@ -64,7 +64,7 @@ class Runtime:
         listens: bool = False,
     ) -> None:
         self.settings = settings
-        self.plugins = plugins or load_plugins(settings.disabled_plugins)
+        self.plugins = plugins or load_plugins(settings.disabled_plugins, settings.plugins_dir)
         self.clock = clock or SystemClock()
         self._findings = preflight.examine(settings, self.plugins, os.environ)
         self.toolbox = Toolbox(self.plugins, settings.plugins, self, broken=self._findings.broken if listens else ())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pluggy
 
@@ -48,7 +52,7 @@ class Plugins:
         try:
             self._pluggy.register(load(), name)
             self._pluggy.check_pending()
-        except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything; the server must start
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger may raise anything; the server must start
             if self._pluggy.has_plugin(name):
                 self._pluggy.unregister(name=name)
             text = f"{type(error).__name__}: {error}"
@@ -142,14 +146,61 @@ class Plugins:
         self.infos[name] = PluginInfo(name, old.distribution, old.version, text, traceback.format_exc())
 
 
-def load_plugins(disabled: Iterable[str] = ()) -> Plugins:
-    """All plugins of the entry-point group `rejoinder` that are not `disabled`; the built-in ones come the same way."""
+class Found(NamedTuple):
+    """A plugin that can be loaded. `distribution` is where it comes from: a package, or the path of a file."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+
+
+def find_plugins(folder: Path | None = None) -> list[Found]:
+    """The plugins of the entry-point group `rejoinder` and the files `*.py` in `folder`, each by name; none is loaded.
+
+    A file is called like its plugin; those that begin with an underscore are left to the others to import. Where two
+    have a name, the first one is loaded and the other is kept out, and says so.
+    """
+    found: dict[str, Found] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+        found.setdefault(entry.name, Found(entry.name, name, version, entry.load))
+    files = sorted(folder.glob("*.py")) if folder is not None and folder.is_dir() else []
+    for path in (path for path in files if not path.name.startswith("_")):
+        name, other = path.stem, found.get(path.stem)
+        if other is not None:
+            name = path.name
+            found[name] = Found(name, str(path), "", partial(_refuse, path, other))
+        else:
+            found[name] = Found(name, str(path), "", partial(_load_file, path))
+    return list(found.values())
+
+
+def load_plugins(disabled: Iterable[str] = (), folder: Path | None = None) -> Plugins:
+    """All plugins that are found and not `disabled`; the built-in ones come by an entry point like anybody's."""
     plugins = Plugins()
     skip = set(disabled)
-    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        if entry.name not in skip and entry.name not in plugins.infos:
-            distribution = entry.dist.name if entry.dist else ""
-            plugins.add(
-                entry.name, entry.load, distribution=distribution, version=entry.dist.version if entry.dist else ""
-            )
+    for found in find_plugins(folder):
+        if found.name not in skip:
+            plugins.add(found.name, found.load, distribution=found.distribution, version=found.version)
     return plugins
+
+
+def _load_file(path: Path) -> ModuleType:
+    name = f"rejoinder_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs: structs and dataclasses look their module up.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _refuse(path: Path, other: Found) -> object:
+    raise ImportError(f"there is another plugin called {other.name!r} ({other.distribution}): rename {path}")

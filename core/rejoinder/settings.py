@@ -228,6 +228,7 @@ class Settings(BaseSettings):
     allowed_origins: tuple[str, ...] = Field((), description="Web origins besides the server's own that may connect.")
     agents: dict[str, Agent] = {}
     plugins: dict[str, dict[str, Any]] = Field({}, description="Settings of each provider, by its name.")
+    plugins_dir: Path = Field(Path("plugins"), description="A folder whose files `*.py` are plugins, too.")
     disabled_plugins: tuple[str, ...] = ()
     auth: Auth = Auth()
     limits: Limits = Limits()

@@ -531,7 +531,7 @@ def test_what_a_guard_of_the_router_raises_has_the_same_shape(error: Exception, 
         """Never reached."""
 
     router = Router("/v1", route_handlers=[models], guards=[guard], exception_handlers=HANDLERS)
-    with create_test_client(router, openapi_config=None) as test_client:
+    with create_test_client(router, openapi_config=None, logging_config=None) as test_client:
         response = test_client.get("/v1/models")
     assert response.status_code == status
     assert response.json()["error"]["code"] == code

@@ -135,7 +135,7 @@ def _settings() -> tuple[Settings | None, Check]:
 def _plugins(settings: Settings) -> Iterator[Check]:
     from rejoinder.commands.plugins import inspect_plugins
 
-    reports = inspect_plugins(settings.disabled_plugins)
+    reports = inspect_plugins(settings.disabled_plugins, settings.plugins_dir)
     broken = [report for report in reports if report.error]
     yield Check("plugins", bool(reports) and not broken, f"{len(reports) - len(broken)} of {len(reports)} load")
     for report in broken:
@@ -146,7 +146,7 @@ def _models(settings: Settings) -> Iterator[Check]:
     from rejoinder.manager import load_plugins
     from rejoinder.models import ModelCache
 
-    models = load_plugins(settings.disabled_plugins).models()
+    models = load_plugins(settings.disabled_plugins, settings.plugins_dir).models()
     cache = ModelCache(settings.models_dir, models)
     for name, model in models.items():
         if model.embedded:

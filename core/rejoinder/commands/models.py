@@ -18,7 +18,7 @@ def _cache() -> ModelCache:
     from rejoinder.settings import load_settings
 
     settings = load_settings()
-    return ModelCache(settings.models_dir, load_plugins(settings.disabled_plugins).models())
+    return ModelCache(settings.models_dir, load_plugins(settings.disabled_plugins, settings.plugins_dir).models())
 
 
 @click.group("models")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -36,24 +36,23 @@ class PluginReport:
         }
 
 
-def inspect_plugins(disabled: Collection[str] = ()) -> list[PluginReport]:
-    """Load every installed plugin on its own and ask what it offers."""
-    from rejoinder.manager import ENTRY_POINTS, Plugins
+def inspect_plugins(disabled: Collection[str] = (), folder: Path | None = None) -> list[PluginReport]:
+    """Load every plugin, of the packages and of the files in `folder`, on its own and ask what it offers."""
+    from rejoinder.manager import Plugins, find_plugins
 
     reports = []
-    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
-        if entry.name in disabled:
-            reports.append(PluginReport(entry.name, distribution, version, False, [], None, ""))
+    for name, distribution, version, load in find_plugins(folder):
+        if name in disabled:
+            reports.append(PluginReport(name, distribution, version, False, [], None, ""))
             continue
         plugins = Plugins()
-        plugins.add(entry.name, entry.load, distribution=distribution, version=version)
+        plugins.add(name, load, distribution=distribution, version=version)
         offers = [f"{provider.kind}:{provider.name}" for provider in plugins.providers()]
-        offers += [f"tool:{name}" for name in plugins.tools()]
+        offers += [f"tool:{tool}" for tool in plugins.tools()]
         offers += [f"tools:{source.name}" for source in plugins.tool_sources()]
-        offers += [f"model:{name}" for name in plugins.models()]
-        info = plugins.infos[entry.name]
-        reports.append(PluginReport(entry.name, distribution, version, True, offers, info.error, info.details))
+        offers += [f"model:{model}" for model in plugins.models()]
+        info = plugins.infos[name]
+        reports.append(PluginReport(name, distribution, version, True, offers, info.error, info.details))
     return reports
 
 
@@ -70,7 +69,8 @@ def list_plugins(ctx: click.Context, as_json: bool, verbose: bool) -> None:
     """List the plugins and what each offers; exit code 1 if one fails."""
     from rejoinder.settings import load_settings
 
-    reports = inspect_plugins(load_settings().disabled_plugins)
+    settings = load_settings()
+    reports = inspect_plugins(settings.disabled_plugins, settings.plugins_dir)
     if as_json:
         click.echo(json.dumps([report.json() for report in reports], indent=2))
     else:
