@@ -24,7 +24,6 @@ any session. agents: define agents and what they know. admin: keys and webhooks,
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 Role = Literal["speaker", "listener", "operator"]
 """What a room token allows in its room: a listener reads and hears, a speaker also talks, an operator also steers."""
-ROLES: tuple[Role, ...] = get_args(Role)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _OF_ROLE: dict[Role, frozenset[Scope]] = {

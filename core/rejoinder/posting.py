@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import functools
-import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -16,13 +14,12 @@ from standardwebhooks import Webhook
 from rejoinder import __version__
 from rejoinder.errors import ConfigError
 from rejoinder.netguard import Resolve, addresses_of, resolve_host
+from rejoinder.outgoing import Target, certificates
 
-MAX_URL = 2_000
 _MAX_ANSWER = 16_384
 """Of an answer's body no more than this is read, and none of it is kept."""
 _ANSWER_S = 1.0
 """Nor for longer than this."""
-_PORTS = {"http": 80, "https": 443}
 
 
 class Answer(NamedTuple):
@@ -36,12 +33,6 @@ class PostError(Exception):
     """The message did not get there; the text says why."""
 
 
-class _Target(NamedTuple):
-    url: httpx.URL
-    host: str
-    port: int
-
-
 async def check_url(url: str, *, private: bool, resolve: Resolve = resolve_host) -> str:
     """`url`, if messages may be posted to it now.
 
@@ -49,7 +40,7 @@ async def check_url(url: str, *, private: bool, resolve: Resolve = resolve_host)
         ConfigError: it is no address of a web server (`bad_url`), there is no such host (`unknown_host`), or it is in a
             network that is not reached (`address_refused`).
     """
-    target = _target(url)
+    target = Target.of(url)
     await _addresses(target, private, resolve)
     return str(target.url)
 
@@ -88,7 +79,7 @@ class Poster:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                target = _target(url)
+                target = Target.of(url)
                 addresses = await _addresses(target, self._private, self._resolve)
                 if self._transport is None:
                     # Without the environment: no proxy. No connection is kept: two names may share an address.
@@ -110,26 +101,7 @@ class Poster:
             await transport.aclose()
 
 
-def _target(text: str) -> _Target:
-    if len(text) > MAX_URL:
-        raise _bad_url(f"The address is longer than {MAX_URL} characters.")
-    try:
-        url = httpx.URL(text.strip()).copy_with(fragment=None)
-        host = url.raw_host.decode("ascii").lower().rstrip(".")
-    except (httpx.InvalidURL, ValueError) as error:
-        raise _bad_url(f"This is no address ({error}).") from None
-    if url.scheme not in _PORTS or not host:
-        raise _bad_url("The address must begin with https:// or http:// and a host.")
-    if url.userinfo:
-        raise _bad_url("The address must not hold a user name or password.")
-    return _Target(url, host, url.port or _PORTS[url.scheme])
-
-
-def _bad_url(text: str) -> ConfigError:
-    return ConfigError(text, code="bad_url", fix="Give an address such as https://example.com/hooks.")
-
-
-async def _addresses(target: _Target, private: bool, resolve: Resolve) -> list[str]:
+async def _addresses(target: Target, private: bool, resolve: Resolve) -> list[str]:
     try:
         return await addresses_of(target.host, target.port, private=private, resolve=resolve)
     except ConfigError as error:
@@ -144,7 +116,7 @@ async def _addresses(target: _Target, private: bool, resolve: Resolve) -> list[s
 
 async def _send(
     transport: httpx.AsyncHTTPTransport,
-    target: _Target,
+    target: Target,
     addresses: Sequence[str],
     headers: dict[str, str],
     body: bytes,
@@ -152,14 +124,8 @@ async def _send(
 ) -> Answer:
     failure = ""
     for address in addresses:
-        request = httpx.Request(
-            "POST",
-            target.url.copy_with(host=address),
-            content=body,
-            headers={**headers, "host": target.url.netloc.decode("ascii"), "connection": "close"},
-            # TLS asks for the name and checks the certificate against it.
-            extensions={"sni_hostname": target.host, "timeout": httpx.Timeout(timeout_s).as_dict()},
-        )
+        closing = {**headers, "connection": "close"}
+        request = target.request("POST", address, closing, timeout_s=timeout_s, body=body)
         try:
             response = await transport.handle_async_request(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -201,9 +167,3 @@ def _retry_after(text: str | None) -> float | None:
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
-
-
-@functools.cache
-def certificates() -> ssl.SSLContext:
-    """Made once: it reads all the certificates there are, which takes some ten milliseconds."""
-    return httpx.create_ssl_context()

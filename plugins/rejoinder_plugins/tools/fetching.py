@@ -15,12 +15,17 @@ import httpx
 from rejoinder import __version__
 from rejoinder.errors import ConfigError, ToolError
 from rejoinder.netguard import Resolve, Resolver, addresses_of
+from rejoinder.outgoing import PORTS, Target, certificates
 from rejoinder_plugins.tools.http_get import HttpGetSettings
 from rejoinder_plugins.tools.readable import readable
 
 MAX_REDIRECTS = 3
-MAX_URL = 2_000
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HEADERS = {
+    "user-agent": f"rejoinder/{__version__}",
+    "accept": "text/html, application/json, text/*;q=0.9, */*;q=0.1",
+    # So that what is read is bounded by what is sent.
+    "accept-encoding": "identity",
+}
 _TEXTS = ("application/json", "application/xml", "application/javascript", "application/x-ndjson", "application/yaml")
 
 
@@ -42,14 +47,15 @@ async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve | None = N
     tls = await asyncio.get_running_loop().run_in_executor(_threads(), certificates)
     try:
         async with asyncio.timeout(settings.timeout_s):
-            target = _Target.of(url, settings)
+            allowed = _Allowed.of(url, settings)
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await _get(target, await _addresses(target, resolve), settings, tls)
+                target = allowed.target
+                answer = await _get(target, await _addresses(allowed, resolve), settings, tls)
                 if isinstance(answer, str):
                     break
                 if target.url.scheme == "https" and answer.scheme == "http":
                     raise ToolError(f"{target.host} redirects from https to http; that is not followed.")
-                target = _Target.of(str(answer), settings)
+                allowed = _Allowed.of(str(answer), settings)
             else:
                 raise ToolError(f"There were more than {MAX_REDIRECTS} redirects.")
     except TimeoutError:
@@ -58,41 +64,31 @@ async def fetch(url: str, settings: HttpGetSettings, resolve: Resolve | None = N
     return answer if len(answer) <= settings.max_chars else answer[: settings.max_chars] + " [cut]"
 
 
-class _Target(NamedTuple):
-    """A URL that may be read."""
+class _Allowed(NamedTuple):
+    """What may be read; `private`: it may have a private address."""
 
-    url: httpx.URL
-    host: str
-    port: int
+    target: Target
     private: bool
-    """It may have a private address."""
 
     @classmethod
-    def of(cls, text: str, settings: HttpGetSettings) -> _Target:
+    def of(cls, text: str, settings: HttpGetSettings) -> _Allowed:
         """Raises ToolError where `text` may not be read."""
-        if len(text) > MAX_URL:
-            raise ToolError(f"The address is longer than {MAX_URL} characters.")
         try:
-            url = httpx.URL(text.strip()).copy_with(fragment=None)
-            host = url.raw_host.decode("ascii").lower().rstrip(".")
-        except (httpx.InvalidURL, ValueError) as error:
-            raise ToolError(f"This is no address ({error}).") from None
-        if url.scheme not in _DEFAULT_PORTS or not host:
-            raise ToolError("The address must begin with https:// or http:// and a host.")
-        if url.userinfo:
-            raise ToolError("The address must not hold a user name or password.")
-        port = url.port or _DEFAULT_PORTS[url.scheme]
+            target = Target.of(text)
+        except ConfigError as error:
+            raise ToolError(error.message) from None
+        url, host, port = target
         matching = [entry for entry in settings.allow if _matches(entry, host, port, url.scheme)]
         if not matching:
             shown = host if url.port is None else f"{host}:{url.port}"
             raise ToolError(f"{shown} is not allowed. Allowed: {', '.join(settings.allow)}.")
         named = any("*" not in entry for entry in matching)
-        return cls(url, host, port, settings.allow_private and named)
+        return cls(target, settings.allow_private and named)
 
 
 def _matches(entry: str, host: str, port: int, scheme: str) -> bool:
     parts = urlsplit(f"//{entry.strip().lower()}")
-    if port != (parts.port or _DEFAULT_PORTS[scheme]):
+    if port != (parts.port or PORTS[scheme]):
         return False
     pattern = (parts.hostname or "").rstrip(".")
     if pattern == "*":
@@ -107,9 +103,10 @@ def _ascii(host: str) -> str:
     return host if host.isascii() else httpx.URL(f"http://{host}").raw_host.decode("ascii")
 
 
-async def _addresses(target: _Target, resolve: Resolve) -> list[str]:
+async def _addresses(allowed: _Allowed, resolve: Resolve) -> list[str]:
+    target = allowed.target
     try:
-        return await addresses_of(target.host, target.port, private=target.private, resolve=resolve)
+        return await addresses_of(target.host, target.port, private=allowed.private, resolve=resolve)
     except ConfigError as error:
         if error.code == "unknown_host":
             raise ToolError(f"There is no host {target.host}.") from None
@@ -117,26 +114,14 @@ async def _addresses(target: _Target, resolve: Resolve) -> list[str]:
 
 
 async def _get(
-    target: _Target, addresses: Sequence[str], settings: HttpGetSettings, tls: ssl.SSLContext
+    target: Target, addresses: Sequence[str], settings: HttpGetSettings, tls: ssl.SSLContext
 ) -> str | httpx.URL:
     """The text of the answer, or where it redirects to."""
     failure = ""
     # Without the environment: no proxy, no .netrc.
     async with httpx.AsyncClient(verify=tls, trust_env=False, timeout=settings.timeout_s) as client:
         for address in addresses:
-            request = client.build_request(
-                "GET",
-                target.url.copy_with(host=address),
-                headers={
-                    "Host": target.url.netloc.decode("ascii"),
-                    "User-Agent": f"rejoinder/{__version__}",
-                    "Accept": "text/html, application/json, text/*;q=0.9, */*;q=0.1",
-                    # So that what is read is bounded by what is sent.
-                    "Accept-Encoding": "identity",
-                },
-                # TLS asks for the name and checks the certificate against it.
-                extensions={"sni_hostname": target.host},
-            )
+            request = target.request("GET", address, _HEADERS, timeout_s=settings.timeout_s)
             try:
                 response = await client.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -154,7 +139,7 @@ async def _get(
     raise ToolError(f"{target.host} cannot be reached ({failure or 'no connection'}).")
 
 
-async def _read(target: _Target, response: httpx.Response, settings: HttpGetSettings) -> str | httpx.URL:
+async def _read(target: Target, response: httpx.Response, settings: HttpGetSettings) -> str | httpx.URL:
     if response.is_redirect:
         try:
             return target.url.join(response.headers["location"])
@@ -192,9 +177,3 @@ def _threads() -> ThreadPoolExecutor:
 @functools.cache
 def _names() -> Resolver:
     return Resolver()
-
-
-@functools.cache
-def certificates() -> ssl.SSLContext:
-    """Made once: it reads all the certificates there are, which takes some ten milliseconds."""
-    return httpx.create_ssl_context()
