@@ -108,7 +108,8 @@ const on = {
     if (replying === event.reply_id) replying = null;
   },
   "turn.metrics": (event) => remark(event.reply_id, `answered after ${Math.round((event.response_us ?? 0) / 1000)} ms`),
-  "tool.called": (event) => note(`uses ${event.name}`),
+  // Above the answer that comes of it.
+  "tool.called": (event) => log.insertBefore(note(`used ${event.name}`), bubble(event.reply_id, "agent").article),
   "error": (event) => note(event.message),
   "session.ended": () => finish("The conversation has ended."),
 };
