@@ -86,14 +86,14 @@ class UnknownName(ConfigError):
 
 
 class MissingDependency(ConfigError):
-    """A provider needs a package that is not installed."""
+    """A provider needs a package that is not installed; `extra` is the one of Rejoinder's that brings it, if any."""
 
     code = "missing_dependency"
 
-    def __init__(self, provider: str, package: str, extra: str) -> None:
+    def __init__(self, provider: str, package: str, extra: str = "") -> None:
         super().__init__(
             f"{provider!r} needs the package {package!r}, which is not installed.",
-            fix=f"pip install 'rejoinder[{extra}]'",
+            fix=f"pip install 'rejoinder[{extra}]'" if extra else f"pip install {package}",
         )
 
 

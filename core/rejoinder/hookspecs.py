@@ -1,24 +1,35 @@
-"""The hooks a plugin may implement: one function and one sentence each. All are optional and called by keyword."""
+"""The hooks a plugin may implement: one function and a few sentences each. All are optional and called by keyword.
+
+An implementation takes the arguments it wants and leaves out the others. Hooks are called in this order: those marked
+`@hookimpl(tryfirst=True)`, then the built-in plugins, then those of other packages by the names of their entry points,
+then modules in the order of `plugin_modules`, then files by name; last those marked `@hookimpl(trylast=True)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from rejoinder.events import ServerEvent
-    from rejoinder.providers import ModelFile, Provider, Tool, ToolSource
+    from rejoinder.providers import LlmRequest, ModelFile, Provider, Tool, ToolSource
+    from rejoinder.settings import Agent
 
+API_VERSION = "1.0"
+"""Of these hooks and of the protocols in `rejoinder.providers`. The minor number grows with what is added, the major
+one with what is taken away or changes its meaning. A plugin may say in a variable `REJOINDER_API` which it needs."""
 PROJECT = "rejoinder"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+# --- what a plugin offers: called once, when it is first asked for --------------------------------------------------
+
 
 @hookspec
 def register_providers() -> Iterable[Provider]:
-    """Return the VAD, STT, LLM and TTS providers this plugin offers; nothing heavy may be imported yet."""
+    """Return the VAD, STT, turn, interruption, LLM and TTS providers this plugin offers; import nothing heavy yet."""
     return ()
 
 
@@ -38,6 +49,12 @@ def register_tool_sources(runtime: Any) -> Iterable[ToolSource]:
 
 
 @hookspec
+def register_agents() -> Mapping[str, Agent]:
+    """Return agents by name; those in the settings win over them, and over REST they cannot be changed."""
+    return {}
+
+
+@hookspec
 def register_models() -> Iterable[ModelFile]:
     """Return the model files that `rejoinder models` lists, pulls and verifies."""
     return ()
@@ -49,6 +66,57 @@ def register_routes(runtime: Any) -> Iterable[Any]:
     return ()
 
 
+# --- its life -------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def startup(runtime: Any) -> Awaitable[None] | None:
+    """Get ready; called once before the server takes sessions, in order. May be `async`; has 10 s."""
+
+
+@hookspec
+def shutdown(runtime: Any) -> Awaitable[None] | None:
+    """Free everything; called once after the last session, in reverse order. May be `async`; has 5 s."""
+
+
+@hookspec
+def health() -> Awaitable[str | None] | str | None:
+    """Return None or "" if all is well, else one line that says what is not; a failure of it counts as such a line.
+
+    Asked by `GET /v1/plugins`, at most every 5 s. May be `async`; has 1 s.
+    """
+
+
+# --- conversations: called on the event loop while somebody waits ---------------------------------------------------
+
+
 @hookspec
 def on_event(session_id: str, event: ServerEvent) -> None:
-    """See every event of every session as it is published; called on the event loop, so return within a millisecond."""
+    """See every event of every session as it is published. Return within a millisecond, and do not change it."""
+
+
+@hookspec
+def before_llm(session_id: str, agent: str, request: LlmRequest) -> Awaitable[LlmRequest | None] | LlmRequest | None:
+    """Return what the LLM is to be sent instead of `request`, or None to leave it; called before each request.
+
+    The journal keeps what was really said. May be `async`, then it has `limits.hook_ms` - and every answer waits for
+    it. While there is such a plugin, the LLM cannot read the turn ahead while it is spoken.
+    """
+
+
+@hookspec
+def before_tts(session_id: str, agent: str, text: str) -> str | None:
+    """Return how a chunk of the answer (about a sentence) is to be spoken, "" for not at all, None for as it is.
+
+    What is shown and stored keeps the text as the LLM wrote it; what is left out counts as not heard.
+    """
+
+
+@hookspec
+def before_storage(session_id: str, text: str) -> str | None:
+    """Return `text` as it may be stored in SQL and sent to webhooks, None to leave it: for redaction.
+
+    Called for each text of an event: what the user said, the answer, arguments and results of tools. While there is
+    such a plugin, pieces of texts (`reply.text`, transcripts that are not final) are stored without their text, since
+    what is to be hidden may lie across their borders. If it fails, the text is not stored at all.
+    """

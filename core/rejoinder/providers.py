@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -447,14 +447,43 @@ class ProviderContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a provider says it can do, for people and for checks before anything is loaded."""
+
+    streaming: bool | None = None
+    """It gives its output piece by piece while it works (STT: partial transcripts); None: does not apply."""
+    languages: tuple[str, ...] | None = None
+    """Language tags (BCP 47) of an agent that it can serve, `en` for all kinds of English; None: any, or not known."""
+    sample_rates: tuple[int, ...] = ()
+    """Hz of the audio a TTS may yield, by its settings; () where it does not apply or is not known."""
+    word_times: bool = False
+    """A TTS that says when each word is spoken."""
+
+    def speaks(self, language: str) -> bool:
+        """Whether an agent of this `language` can be served."""
+        if self.languages is None:
+            return True
+        wanted = language.lower()
+        return any(wanted == own.lower() or wanted.startswith(own.lower() + "-") for own in self.languages)
+
+
+Secret = Annotated[str, msgspec.Meta(extra_json_schema={"format": "password", "writeOnly": True})]
+"""The type of a setting that nobody is shown, as in `api_key: Secret | None = None`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider on offer: what it is called and how it is made. `create` must be quick: no loading."""
+    """A provider on offer: what it is called and how it is made. `create` must be quick: no loading.
+
+    Its settings are `[plugins.NAME]`: a struct whose fields all have defaults, with `forbid_unknown_fields=True`.
+    """
 
     kind: Kind
     name: str
     summary: str
     create: Callable[[ProviderContext], AnyProvider]
     settings: type[msgspec.Struct] = NoSettings
+    capabilities: Capabilities = Capabilities()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,16 @@ from rejoinder.errors import (
 )
 from rejoinder.hookspecs import hookimpl
 from rejoinder.ids import new_id
-from rejoinder.providers import LlmDelta, LlmRequest, Message, ModelFile, Provider, ProviderContext, ToolCall
+from rejoinder.providers import (
+    Capabilities,
+    LlmDelta,
+    LlmRequest,
+    Message,
+    ModelFile,
+    Provider,
+    ProviderContext,
+    ToolCall,
+)
 
 NAME = "llamacpp"
 MODEL = ModelFile(
@@ -577,9 +586,8 @@ def _failure(error: dict[str, Any]) -> ProviderError:
 @hookimpl
 def register_providers() -> Iterable[Provider]:
     """Offer `llamacpp`."""
-    return [
-        Provider("llm", NAME, "Any GGUF model, run by llama.cpp in this process", LlamaCppProvider, LlamaCppSettings)
-    ]
+    summary = "Any GGUF model, run by llama.cpp in this process"
+    return [Provider("llm", NAME, summary, LlamaCppProvider, LlamaCppSettings, Capabilities(streaming=True))]
 
 
 @hookimpl

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from rejoinder.errors import ConfigError, MissingDependency, ProviderError, ProviderRejected, ProviderTimeout
+from rejoinder.providers import Secret
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -32,7 +33,7 @@ class OpenAISettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     base_url: str = OFFICIAL_URL
     """With the version, e.g. `http://127.0.0.1:11434/v1`."""
-    api_key: str | None = None
+    api_key: Secret | None = None
     """None takes `OPENAI_API_KEY`; a server of your own usually needs none."""
     llm_model: str = "gpt-4.1-mini"
     stt_model: str = "gpt-transcribe"

@@ -17,7 +17,7 @@ import msgspec
 from rejoinder import audio
 from rejoinder.errors import ConfigError, MissingDependency, ProviderError
 from rejoinder.hookspecs import hookimpl
-from rejoinder.providers import Provider, ProviderContext
+from rejoinder.providers import Capabilities, Provider, ProviderContext
 
 NAME = "moonshine"
 RATE = audio.ENGINE_RATE
@@ -356,4 +356,6 @@ def _recognise(transcriber: Any, pcm: bytes, lead_ms: int, trail_ms: int) -> str
 @hookimpl
 def register_providers() -> Iterable[Provider]:
     """Offer `moonshine`."""
-    return [Provider("stt", NAME, "Moonshine tiny, English, on the CPU", MoonshineProvider, MoonshineSettings)]
+    capabilities = Capabilities(streaming=True, languages=("en",))
+    summary = "Moonshine tiny, English, on the CPU"
+    return [Provider("stt", NAME, summary, MoonshineProvider, MoonshineSettings, capabilities)]

@@ -13,7 +13,7 @@ import msgspec
 from rejoinder import audio
 from rejoinder.errors import MissingDependency, ProviderError, ProviderRejected
 from rejoinder.hookspecs import hookimpl
-from rejoinder.providers import Provider, ProviderContext
+from rejoinder.providers import Capabilities, Provider, ProviderContext
 
 NAME = "hibari"
 VOICE = "heart"
@@ -167,4 +167,5 @@ def _characters(text: str) -> Iterator[str]:
 @hookimpl
 def register_providers() -> Iterable[Provider]:
     """Offer `hibari`."""
-    return [Provider("tts", NAME, "A small English voice on the CPU", HibariProvider, HibariSettings)]
+    capabilities = Capabilities(streaming=True, languages=("en",), sample_rates=(RATE,))
+    return [Provider("tts", NAME, "A small English voice on the CPU", HibariProvider, HibariSettings, capabilities)]

@@ -14,6 +14,7 @@ from rejoinder.errors import ConfigError, MissingDependency, MissingModel, Rejoi
 from rejoinder.hookspecs import hookimpl
 from rejoinder.ids import new_id
 from rejoinder.providers import (
+    Capabilities,
     LlmDelta,
     LlmProvider,
     LlmRequest,
@@ -44,7 +45,8 @@ class GuideSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 @hookimpl
 def register_providers() -> list[Provider]:
     """The guide."""
-    return [Provider("llm", "guide", "rule-based demo, hands over to another LLM", Guide, GuideSettings)]
+    capabilities = Capabilities(streaming=True, languages=("en",))
+    return [Provider("llm", "guide", "rule-based demo, hands over to another LLM", Guide, GuideSettings, capabilities)]
 
 
 class Guide:
