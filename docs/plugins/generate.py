@@ -17,9 +17,9 @@ HEAD = """\
 
 <!-- Made from core/rejoinder/hookspecs.py by `python docs/plugins/generate.py`; do not edit this page. -->
 
-A plugin implements the hooks it wants, as functions marked with `@hookimpl` (`from rejoinder import hookimpl`), in a module or as methods of an
-object. All are optional. A function called like a `register_` or `before_` hook without the mark is refused, and so is a marked one that no hook is called like.
-Wrappers (`hookwrapper`, `wrapper`) are refused.
+A plugin implements the hooks it wants, as functions marked with `@hookimpl` (`from rejoinder import hookimpl`), in a
+module or as methods of an object. All are optional. Refused are a function that is called like a `register_` or
+`before_` hook but has no mark, a marked one that is called like no hook, and wrappers (`hookwrapper`, `wrapper`).
 
 **Arguments** are passed by name; an implementation takes those it wants and leaves out the others.
 
@@ -31,14 +31,17 @@ Wrappers (`hookwrapper`, `wrapper`) are refused.
 
 ## Time
 
-What the hooks of conversations take is measured for each plugin and told in microseconds with every answered turn (`hooks` in
-[`turn.metrics`](../reference/protocol.md)) and in [Prometheus](../reference/metrics.md). A call that holds up the event loop for {slow} ms or more counts as failed; one of
-{block} ms or more rests at once. Work that takes long belongs in a thread or in a task.
+What the hooks of conversations take is measured for each plugin and told in microseconds with every answered turn
+(`hooks` in [`turn.metrics`](../reference/protocol.md)) and in [Prometheus](../reference/metrics.md). A call that holds
+up the event loop for {slow} ms or more counts as failed; after one of {block} ms or more the hook rests at once. Work
+that takes long belongs in a thread or in a task.
 
 ## Failing
 
-A hook of a conversation that fails three times in a row **rests** for {rest} s: it is not called. Then it is tried again; if it fails again it rests twice as long, at most {longest} min. One success
-forgets the failures. The plugin's other hooks and what it offers are not touched. What went wrong is kept, with its traceback: see [quarantine](quarantine.md).
+A hook of a conversation that fails three times in a row **rests** for {rest} s: it is not called. Then it is tried
+again; if it fails again it rests twice as long, at most {longest} min. One success forgets the failures. The plugin's
+other hooks and what it offers are not touched. What went wrong is kept, with its traceback: see
+[quarantine](quarantine.md).
 
 """
 
@@ -54,8 +57,8 @@ class Facts(NamedTuple):
 
 
 _OFFERED = Facts(
-    called="Once, when it is first asked for: at the start of the server, or by a command such as `rejoinder plugins list`.",
-    counted="Nowhere: no call waits for it.",
+    called="Once, when it is first asked for: when the server starts, or by a command (`rejoinder plugins list`).",
+    counted="nowhere: no call waits for it.",
     raises="All that this hook of the plugin would offer is left out, with a problem of the stage `register`; so is a "
     "result of which one item has the wrong type. What the plugin's other hooks offer stays.",
     blocks="Starting takes longer.",
@@ -69,33 +72,36 @@ FACTS = {
     ),
     "register_agents": _OFFERED,
     "register_models": _OFFERED._replace(called="When a model is looked for or listed."),
-    "register_routes": _OFFERED._replace(called="Once, when the server's application is built, before `startup`."),
+    "register_routes": _OFFERED._replace(
+        called="Once, when the server's application is built, after `startup`; not where there is no server. Routes that "
+        "Litestar refuses are left out with their plugin's others, with a problem."
+    ),
     "startup": Facts(
         called="Once, when the runtime starts, one plugin after the other, after the database is open and before "
         "sessions are taken.",
-        counted="Nowhere: no call waits for it.",
-        raises="A problem of the stage `startup`; the server starts all the same, and the plugin's other hooks are called.",
+        counted="nowhere: no call waits for it.",
+        raises="A problem of the stage `startup`; the server starts all the same, and its other hooks are called.",
         blocks="Starting takes longer.",
         late=f"After {hooks.STARTUP_S:g} s it is cancelled, which counts as failed.",
     ),
     "shutdown": Facts(
         called="Once, when the runtime stops, one plugin after the other, after the last session has ended; also where "
         "`startup` failed.",
-        counted="Nowhere.",
+        counted="nowhere.",
         raises="A problem of the stage `shutdown`, logged; the others are called all the same.",
         blocks="Stopping takes longer.",
         late=f"After {hooks.SHUTDOWN_S:g} s it is cancelled.",
     ),
     "health": Facts(
         called="By `GET /v1/plugins`, at most every 5 s; all plugins at once.",
-        counted="Nowhere.",
+        counted="nowhere.",
         raises="The type and text of the exception are the line that is shown.",
         blocks="Every call is held up: answer from what is known, or be `async`.",
         late=f"After {hooks.HEALTH_S:g} s it is cancelled, and that is the line that is shown.",
     ),
     "on_event": Facts(
         called="At each event of each session, inline. It must not be `async`.",
-        counted="`turn.metrics` of the next answered turn, and Prometheus.",
+        counted="in `turn.metrics` of the next answered turn, and Prometheus.",
         raises="The event goes to the others; see [failing](#failing).",
         blocks="Every call is held up; see [time](#time).",
         late="There is no deadline: it is waited for.",
@@ -103,7 +109,7 @@ FACTS = {
     "before_llm": Facts(
         called="Before each request to the LLM, also of answers that are only prepared; each round of tool calls is a "
         "request.",
-        counted="`turn.metrics` and Prometheus, what an `async` one waits for included. It also lies in the turn's "
+        counted="in `turn.metrics` and Prometheus, what an `async` one waits for included. It also lies in the turn's "
         "`response_us`.",
         raises="The request goes on as it was before this plugin; see [failing](#failing). A result that is neither an "
         "`LlmRequest` nor None counts as failed.",
@@ -113,16 +119,17 @@ FACTS = {
     "before_tts": Facts(
         called="Before each chunk of an answer is spoken, when there is somebody who listens; not for phrases that are "
         "rendered ahead. It must not be `async`.",
-        counted="`turn.metrics` and Prometheus. It also lies in the turn's `response_us`.",
-        raises="The chunk is spoken as it was before this plugin; see [failing](#failing). So is a result that is no text.",
+        counted="in `turn.metrics` and Prometheus. It also lies in the turn's `response_us`.",
+        raises="The chunk is spoken as it was before this plugin; see [failing](#failing). A result that is no text "
+        "counts as failed.",
         blocks="Every call is held up; see [time](#time).",
         late="There is no deadline: it is waited for.",
     ),
     "before_storage": Facts(
         called="For each text of each event, before it is written down. It must not be `async`.",
-        counted="`turn.metrics` of the next answered turn, and Prometheus.",
-        raises='**The text is stored as ""**: nobody knows what would have been hidden. As long as the plugin rests, all '
-        'texts are stored as "".',
+        counted="in `turn.metrics` of the next answered turn, and Prometheus.",
+        raises='**The text is stored as ""**: nobody knows what would have been hidden. As long as the plugin rests, '
+        'all texts are stored as "".',
         blocks="Every call is held up; see [time](#time).",
         late="There is no deadline: it is waited for.",
     ),
@@ -142,7 +149,8 @@ def specifications() -> Iterator[tuple[str, Any]]:
 
 def order() -> str:
     """The order of hooks, from the module's docstring."""
-    return next(part for part in (hookspecs.__doc__ or "").split("\n\n") if "in this order" in part)
+    text = " ".join((hookspecs.__doc__ or "").split())
+    return text[text.index("Hooks are called in this order") :]
 
 
 def signature(hook: Any) -> str:
@@ -155,7 +163,7 @@ def page() -> str:
     """The page, as it is to be."""
     parts = [
         HEAD.format(
-            order=" ".join(order().split()),
+            order=order(),
             slow=round(hooks.SLOW_S * 1000),
             block=round(hooks.BLOCK_S * 1000),
             rest=round(hooks._REST_S),
@@ -171,7 +179,7 @@ def page() -> str:
         parts.append(
             f"### `{hook.__name__}`\n\n```\n{signature(hook)}\n```\n\n{inspect.getdoc(hook)}\n\n"
             f"- **Called**: {facts.called}\n"
-            f"- **Its time** is counted in: {facts.counted}\n"
+            f"- **Its time** is counted {facts.counted}\n"
             f"- **If it raises**: {facts.raises}\n"
             f"- **If it blocks**: {facts.blocks}\n"
             f"- **If it is late**: {facts.late}\n\n"
