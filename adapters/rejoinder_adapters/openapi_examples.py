@@ -108,6 +108,7 @@ TURN = {
     "saved_us": 96_000,
     "discarded": 0,
     "providers": {"stt": "moonshine", "llm": "guide", "tts": "hibari"},
+    "hooks": {},
     "spans": _SPANS,
     "tool_calls": [
         {
@@ -205,13 +206,43 @@ A_DELIVERY = {
 }
 
 OFFER = {
-    "plugins": [{"name": "guide", "distribution": "rejoinder", "version": "0.1.0", "error": None}],
-    "providers": [{"kind": "llm", "name": "guide", "summary": "A table of rules that knows Rejoinder."}],
+    "plugins": [
+        {
+            "name": "acme",
+            "distribution": "rejoinder-acme",
+            "version": "0.1.0",
+            "state": "degraded",
+            "hooks": ["register_providers"],
+            "error": "acme: was not ready within 120 s. See limits.warm_up_s.",
+            "problems": [
+                {
+                    "stage": "warm_up",
+                    "subject": "tts:acme",
+                    "what": "acme: was not ready within 120 s. See limits.warm_up_s.",
+                    "details": "",
+                    "at": 1764000000000,
+                    "count": 2,
+                }
+            ],
+            "health": None,
+        }
+    ],
+    "providers": [
+        {
+            "kind": "tts",
+            "name": "acme",
+            "summary": "Acme's voices.",
+            "plugin": "acme",
+            "capabilities": {"streaming": True, "languages": ["en"], "sample_rates": [24000], "word_times": False},
+            "settings": {"title": "AcmeSettings", "type": "object", "properties": {}, "required": []},
+        }
+    ],
     "tools": [
         {
             "name": "clock",
             "description": "The time and the date.",
             "side_effects": False,
+            "plugin": "tools",
             "parameters": {"type": "object", "properties": {}},
         }
     ],

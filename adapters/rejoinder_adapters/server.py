@@ -15,6 +15,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from rejoinder.app import Runtime
+from rejoinder.discovery import OURS
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder_adapters import openapi, problems
 from rejoinder_adapters.head import Application, allow_head
@@ -35,9 +36,27 @@ _KERNEL_BYTES = 65_536
 
 def create_app(runtime: Runtime) -> Litestar:
     """The ASGI application that serves `runtime`."""
+    offered = runtime.plugins.routes(runtime)
+    try:
+        return _build(runtime, [route for _, route in offered])
+    except Exception:  # noqa: BLE001 - as below
+        # Somebody's routes do not fit; whose, is found out one by one.
+        ours = [route for plugin, route in offered if runtime.plugins.infos[plugin].distribution == OURS]
+        fitting = list(ours)
+        for plugin in dict.fromkeys(plugin for plugin, route in offered if route not in ours):
+            theirs = [route for other, route in offered if other == plugin]
+            try:
+                _build(runtime, [*fitting, *theirs])
+                fitting += theirs
+            except Exception as error:  # noqa: BLE001 - a stranger's routes; the server goes on without them
+                runtime.plugins.report(plugin, "register", "register_routes", error)
+        return _build(runtime, fitting)
+
+
+def _build(runtime: Runtime, routes: Sequence[Any]) -> Litestar:
     settings = runtime.settings
     return Application(
-        route_handlers=[*runtime.plugins.routes(runtime), openapi.serve_document],
+        route_handlers=[*routes, openapi.serve_document],
         exception_handlers={
             RejoinderError: problems.on_rejoinder_error,
             HTTPException: problems.on_http_error,

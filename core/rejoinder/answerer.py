@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rejoinder.catalog import NamedAgent
 from rejoinder.events import ServerEvent
+from rejoinder.hooks import SessionHooks
 from rejoinder.host import Host, Services
 from rejoinder.journal import Journal
 from rejoinder.providers import ToolContext
@@ -25,6 +26,7 @@ class Place:
     """What a session gives to whoever answers in it."""
 
     host: Host
+    hooks: SessionHooks
     journal: Journal
     playout: Playout
     context: ToolContext
@@ -46,6 +48,7 @@ class Answerer:
         agent, host = chosen.definition, place.host
         self.chosen = chosen
         self.agent = agent
+        self._hooks = place.hooks
         self.voice = Voice(
             services.tts,
             voice=agent.voice,
@@ -56,6 +59,7 @@ class Answerer:
             switched=place.switched,
             breaker=host.breaker,
             phrases=host.phrases,
+            odd=host.odd,
         )
         self.brain = Brain(
             agent,
@@ -65,12 +69,14 @@ class Answerer:
             place.context,
             place.spawn,
             place.publish,
+            place.hooks,
         )
         self.stage = Stage(
             clock=host.clock,
             limits=host.limits,
             journal=place.journal,
             brain=self.brain,
+            hooks=place.hooks,
             playout=place.playout,
             publish=place.publish,
             post=place.post,
@@ -80,7 +86,8 @@ class Answerer:
         )
 
     def phrases(self) -> Iterable[str]:
-        """What it says when something fails or takes long, and when nobody says anything."""
+        """What it says, as it is spoken, when something fails or takes long, and when nobody says anything."""
         policy = self.agent.turns
         nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
-        return filter(None, (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges))
+        phrases = filter(None, (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges))
+        return filter(None, map(self._hooks.before_tts, phrases))

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rejoinder.errors import ConfigError, SessionError, UnknownName, listed
+from rejoinder.manager import Plugins
 from rejoinder.settings import AGENT_NAME, CONFIG_FILE, Agent, Settings, explain_validation
 from rejoinder.store.agents import AgentRecord, Agents
 from rejoinder.store.store import Store
@@ -50,15 +51,36 @@ class NamedAgent:
     """Unix ms; None for one of the settings."""
 
 
+def fixed_agents(settings: Settings, plugins: Plugins) -> dict[str, Agent]:
+    """The agents of plugins and of the settings by name; those of the settings win."""
+    return {**plugins.agents(), **settings.agents}
+
+
+def fixed_agent(settings: Settings, plugins: Plugins, name: str | None) -> Agent:
+    """The agent called `name` (None: the default one) of those that are not in SQL.
+
+    Raises:
+        UnknownName: there is none (`unknown_agent`).
+    """
+    wanted = name or settings.default_agent
+    agents = fixed_agents(settings, plugins)
+    if wanted not in agents:
+        raise UnknownName("agent", wanted, agents, fix=f"Define [agents.{wanted}] in {CONFIG_FILE}.")
+    return agents[wanted]
+
+
 class Catalog:
-    """The agents of `settings` and of `store`; those of the settings cannot be changed here.
+    """The agents of `settings` and of `plugins`, which cannot be changed here, and those of `store`.
 
     `check(definition)` says what a definition names that nobody registered: what is wrong by the field's name.
     """
 
-    def __init__(self, settings: Settings, store: Store, check: Callable[[Agent], Mapping[str, str]]) -> None:
+    def __init__(
+        self, settings: Settings, plugins: Plugins, store: Store, check: Callable[[Agent], Mapping[str, str]]
+    ) -> None:
         self.stored = Agents(store)
         self._settings = settings
+        self._plugins = plugins
         self._check = check
 
     async def get(self, name: str | None = None, version: int | None = None) -> NamedAgent:
@@ -142,7 +164,7 @@ class Catalog:
 
     @property
     def _fixed(self) -> dict[str, Agent]:
-        return self._settings.all_agents
+        return fixed_agents(self._settings, self._plugins)
 
     def _changeable(self, name: str) -> None:
         if name in self._fixed:

@@ -207,6 +207,8 @@ class TurnMetrics(Event, tag="turn.metrics"):
     discarded: int = 0
     """Prepared replies to this turn that were thrown away."""
     providers: dict[str, str] = {}
+    hooks: dict[str, int] = {}
+    """Microseconds that each plugin's hooks took since the turn before."""
 
 
 class ProviderSwitched(Event, tag="provider.switched"):

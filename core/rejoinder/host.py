@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rejoinder.breaker import Breaker
 from rejoinder.bus import Observer
 from rejoinder.catalog import NamedAgent
 from rejoinder.clock import Clock
+from rejoinder.hooks import Hooks, SessionHooks
 from rejoinder.providers import (
     InterruptionJudge,
     LlmProvider,
@@ -20,7 +22,6 @@ from rejoinder.providers import (
     VadProvider,
 )
 from rejoinder.settings import Limits
-from rejoinder.stages.chain import Breaker
 from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
 
@@ -45,8 +46,9 @@ class Host:
     limits: Limits
     clock: Clock
     pacer: Pacer
-    observer: Callable[[str], Observer]
-    """`observer(session_id)` sees every event of that session (store, plugins)."""
+    hooks: Hooks
+    observer: Callable[[str, SessionHooks], Observer]
+    """`observer(session_id, hooks)` sees every event of that session (store, plugins)."""
     straggler: Callable[[asyncio.Task[Any]], None]
     on_ended: Callable[[Any], None]
     """Told of the session that has ended."""
@@ -54,5 +56,7 @@ class Host:
     """The agent of that name and what it works with, ready to use; raises RejoinderError."""
     breaker: Breaker | None = None
     """Which providers fail at the moment, for all sessions."""
+    odd: Callable[[str, str], None] = lambda provider, what: None
+    """Told of a TTS provider whose speech can hardly be right."""
     phrases: PhraseCache | None = None
     """What is said when something fails, spoken ahead; None: nothing is."""

@@ -1,39 +1,94 @@
-"""The plugin manager: finds plugins, keeps broken ones out and says why, and answers typed questions about the rest."""
+"""The plugin manager: loads plugins, keeps broken ones out and says why, and answers typed questions about the rest."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import sys
+import logging
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
+import msgspec
 import pluggy
 
 from rejoinder import hookspecs
-from rejoinder.errors import UnknownName
-from rejoinder.events import ServerEvent
+from rejoinder.discovery import Refused, find_plugins
+from rejoinder.errors import RejoinderError, UnknownName, did_you_mean, sentence
 from rejoinder.providers import Kind, ModelFile, Provider, Tool, ToolSource
+from rejoinder.settings import Agent, Settings
 from rejoinder.tooling import FunctionTool
 
-ENTRY_POINTS = "rejoinder"
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+Stage = Literal["import", "register", "configure", "warm_up", "startup", "hook", "answer", "block", "leak", "shutdown"]
+"""Where something went wrong with a plugin."""
+State = Literal["ok", "degraded", "failed", "disabled"]
+"""`failed`: nothing of it is in use; `degraded`: something went wrong with a part of it."""
+_MOST_PROBLEMS = 20
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
+class Problem:
+    """What went wrong with a plugin. `at` (Unix ms) and the texts are of the last time, `count` says how often."""
+
+    stage: Stage
+    subject: str
+    """Which part of it: `tts:acme`, the name of a hook, or "" for all of it."""
+    what: str
+    """A sentence with the reason, and what to do."""
+    details: str = ""
+    """The traceback, or where it happened."""
+    at: int = 0
+    count: int = 1
+
+
+@dataclass(slots=True)
 class PluginInfo:
-    """One plugin as found: `error` is None for one that works, else one line; `details` is the traceback."""
+    """One plugin as found, and the problems there have been with it: of each part and stage the newest."""
 
     name: str
     distribution: str
     version: str
-    error: str | None = None
-    details: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    loaded: bool = True
+    counts: Counter[str] = field(default_factory=Counter)
+    """How often something went wrong, by stage."""
+
+    @property
+    def state(self) -> State:
+        """Whether it works."""
+        if not self.loaded:
+            return "failed"
+        return "degraded" if self.problems else "ok"
+
+    @property
+    def error(self) -> str | None:
+        """The first problem in a sentence; None for a plugin that works."""
+        return self.problems[0].what if self.problems else None
+
+    @property
+    def details(self) -> str:
+        """The traceback of the first problem."""
+        return self.problems[0].details if self.problems else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Impl:
+    """One plugin's implementation of a hook."""
+
+    plugin: str
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Call it with those of `arguments` that it wants."""
+        return self.function(**{name: arguments[name] for name in self.arguments})
 
 
 class Plugins:
@@ -43,24 +98,65 @@ class Plugins:
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
+        self._order: dict[str, int] = {}
+        self._forget()
+
+    def _forget(self) -> None:
         self._providers: dict[tuple[Kind, str], Provider] | None = None
         self._tools: dict[str, Tool] | None = None
-        self._observers: list[tuple[str, Callable[..., object]]] | None = None
+        self._agents: dict[str, Agent] | None = None
+        self._owners: dict[tuple[str, str], str] = {}
+        self._impls: dict[str, tuple[Impl, ...]] = {}
 
     def add(self, name: str, load: Callable[[], object], *, distribution: str = "", version: str = "") -> bool:
         """Load and register a plugin; a plugin that raises is kept out and remembered with its traceback."""
+        info = self.infos[name] = PluginInfo(name, distribution, version)
+        stage: Stage = "import"
         try:
-            self._pluggy.register(load(), name)
-            self._pluggy.check_pending()
+            plugin = load()
+            stage = "register"
+            _check_version(plugin)
+            self._pluggy.register(plugin, name)
+            self._check_hooks(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger may raise anything; the server must start
             if self._pluggy.has_plugin(name):
                 self._pluggy.unregister(name=name)
-            text = f"{type(error).__name__}: {error}"
-            self.infos[name] = PluginInfo(name, distribution, version, text, traceback.format_exc())
+            info.loaded = False
+            self.report(name, stage, "", error)
             return False
-        self.infos[name] = PluginInfo(name, distribution, version)
-        self._providers = self._tools = self._observers = None
+        self._order[name] = len(self._order)
+        self._forget()
         return True
+
+    def _check_hooks(self, name: str) -> None:
+        """Whether all that `name` implements is there and can be called.
+
+        Raises:
+            Refused: it is not.
+        """
+        plugin = self._pluggy.get_plugin(name)
+        known = hook_names()
+        for caller in self._pluggy.get_hookcallers(plugin) or ():
+            for impl in caller.get_hookimpls():
+                if impl.plugin_name != name:
+                    continue
+                if not caller.has_spec() and not impl.optionalhook:
+                    hint = did_you_mean(caller.name, known).capitalize() or f"There are: {', '.join(known)}."
+                    raise Refused(f"There is no hook {caller.name!r}.", fix=hint)
+                if impl.hookwrapper or impl.wrapper:
+                    raise Refused(f"{caller.name} is a wrapper.", fix="Implement the hook as a plain function.")
+        for hook in known:
+            function = getattr(plugin, hook, None)
+            unmarked = callable(function) and not hasattr(function, f"{hookspecs.PROJECT}_impl")
+            # The other names are too common to be sure.
+            if unmarked and hook.startswith(("register_", "before_")):
+                raise Refused(f"{hook} is no hook as long as it is not marked.", fix="Write @hookimpl above it.")
+
+    def module(self, name: str) -> object | None:
+        """The plugin called `name` itself, mostly a module; None if it is not loaded."""
+        return self._pluggy.get_plugin(name)
+
+    # -- what they offer
 
     def providers(self, kind: Kind | None = None) -> list[Provider]:
         """All providers on offer (of one `kind`), by name."""
@@ -86,121 +182,219 @@ class Plugins:
     def tools(self) -> dict[str, Tool]:
         """All tools by name."""
         if self._tools is None:
-            self._tools = {tool.name: tool for tool in (*self._decorated(), *self._collect("register_tools", Tool))}
+            decorated = [(plugin, tool) for plugin in self._order for tool in self._decorated(plugin)]
+            offered = [*decorated, *self._collect("register_tools", Tool)]
+            offered.sort(key=lambda one: self._order[one[0]])
+            self._tools = self._unique("tool", ((plugin, tool.name, tool) for plugin, tool in offered))
         return self._tools
 
     def tool_sources(self, runtime: object = None) -> list[ToolSource]:
         """All sources of tools that come and go; for `runtime`, if there is one."""
-        return list(self._collect("register_tool_sources", ToolSource, runtime=runtime))
+        offered = self._collect("register_tool_sources", ToolSource, runtime=runtime)
+        return list(self._unique("tools", ((plugin, source.name, source) for plugin, source in offered)).values())
+
+    def agents(self) -> Mapping[str, Agent]:
+        """The agents that plugins bring, by name."""
+        if self._agents is None:
+            offered = []
+            for impl in self.implementations("register_agents"):
+                offered += [(impl.plugin, name, agent) for name, agent in self._items(impl, Agent, mapped=True)]
+            self._agents = self._unique("agent", offered)
+        return self._agents
 
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""
-        return {model.name: model for model in self._collect("register_models", ModelFile)}
+        offered = self._collect("register_models", ModelFile)
+        return self._unique("model", ((plugin, model.name, model) for plugin, model in offered))
 
-    def routes(self, runtime: object) -> list[Any]:
-        """All route handlers."""
+    def routes(self, runtime: object) -> list[tuple[str, Any]]:
+        """All route handlers, each with the name of the plugin that brings it."""
         return list(self._collect("register_routes", object, runtime=runtime))
 
-    def observe(self, session_id: str, event: ServerEvent) -> None:
-        """Show `event` to every plugin that implements `on_event`; one that raises is not asked again."""
-        if self._observers is None:
-            impls = self._pluggy.hook.on_event.get_hookimpls()
-            self._observers = [(impl.plugin_name, impl.function) for impl in impls]
-        for entry in tuple(self._observers):
-            name, function = entry
-            try:
-                function(session_id=session_id, event=event)
-            except Exception as error:  # noqa: BLE001 - an observer must never hurt a call
-                self._observers.remove(entry)
-                self._fail(name, error)
+    def owner(self, kind: str, name: str) -> str:
+        """The plugin that offers the provider (or `tool`, `agent`) of that name; "" if nobody does."""
+        self._all_providers()
+        return self._owners.get((kind, name), "")
 
-    def _decorated(self) -> Iterator[Tool]:
-        """The `@tool`s of modules that do not say themselves which tools they offer."""
-        for _, plugin in self._pluggy.list_name_plugin():
-            if isinstance(plugin, ModuleType) and not hasattr(plugin, "register_tools"):
-                for item in vars(plugin).values():
-                    # What the module has imported is offered where it was made.
-                    if isinstance(item, FunctionTool) and item.function.__module__ == plugin.__name__:
-                        yield item
+    def offers(self, plugin: str) -> list[Provider]:
+        """The providers that `plugin` offers."""
+        return [p for p in self._all_providers().values() if self._owners.get((p.kind, p.name)) == plugin]
+
+    def hooks_of(self, plugin: str) -> list[str]:
+        """The names of the hooks that `plugin` implements."""
+        return [hook for hook in hook_names() if any(impl.plugin == plugin for impl in self.implementations(hook))]
+
+    def implementations(self, hook: str) -> tuple[Impl, ...]:
+        """Who implements `hook`, in the order in which they are called (see `hookspecs`)."""
+        if hook not in self._impls:
+            impls = sorted(
+                getattr(self._pluggy.hook, hook).get_hookimpls(),
+                key=lambda impl: (not impl.tryfirst, impl.trylast, self._order[impl.plugin_name]),
+            )
+            self._impls[hook] = tuple(Impl(impl.plugin_name, hook, impl.function, impl.argnames) for impl in impls)
+        return self._impls[hook]
+
+    # -- what is wrong with them
+
+    def report(
+        self, name: str, stage: Stage, subject: str, error: BaseException | str, *, details: str = "", fix: str = ""
+    ) -> Problem:
+        """Remember what went wrong with the plugin called `name`, and log it the first time."""
+        what = sentence(_reason(error, self.infos[name].distribution if name in self.infos else ""))
+        what = f"{what} {fix}".rstrip()
+        if isinstance(error, BaseException) and not details:
+            details = "".join(traceback.format_exception(error))
+        info = self.infos.setdefault(name, PluginInfo(name, "", ""))
+        info.counts[stage] += 1
+        old = next((p for p in info.problems if (p.stage, p.subject) == (stage, subject)), None)
+        if old is None:
+            # What is wrong from the start is told by whoever loads it.
+            level = logging.DEBUG if stage in ("import", "register") else logging.WARNING
+            log.log(level, "plugin %s: %s%s: %s", name, stage, f" of {subject}" if subject else "", what)
+            log.debug("plugin %s:\n%s", name, details)
+            old = Problem(stage, subject, what)
+            # The first ones tell most, and what is wrong with all of it counts most.
+            if len(info.problems) < _MOST_PROBLEMS:
+                info.problems.append(old)
+        else:
+            old.count += 1
+        old.what, old.details, old.at = what, details, time.time_ns() // 1_000_000
+        return old
+
+    def mended(self, name: str, stage: Stage, subject: str) -> None:
+        """What went wrong there works now."""
+        if info := self.infos.get(name):
+            info.problems = [p for p in info.problems if (p.stage, p.subject) != (stage, subject)]
+
+    # -- collecting
+
+    def _decorated(self, plugin: str) -> Iterator[Tool]:
+        """The `@tool`s of a module that does not say itself which tools it offers."""
+        module = self._pluggy.get_plugin(plugin)
+        if isinstance(module, ModuleType) and not hasattr(module, "register_tools"):
+            for item in vars(module).values():
+                # What the module has imported is offered where it was made.
+                if isinstance(item, FunctionTool) and item.function.__module__ == module.__name__:
+                    yield item
 
     def _all_providers(self) -> Mapping[tuple[Kind, str], Provider]:
         if self._providers is None:
-            self._providers = {(p.kind, p.name): p for p in self._collect("register_providers", Provider)}
+            self._providers = {}
+            offered = list(self._collect("register_providers", Provider))
+            for kind in {provider.kind for _, provider in offered}:
+                own = ((plugin, p.name, p) for plugin, p in offered if p.kind == kind)
+                self._providers |= {(kind, name): p for name, p in self._unique(kind, own).items()}
         return self._providers
 
-    def _collect(self, hook: str, kind: type[T], **arguments: Any) -> Iterator[T]:
+    def _unique(self, kind: str, offered: Iterable[tuple[str, str, T]]) -> dict[str, T]:
+        """The items by name; who comes second with a name is told."""
+        found: dict[str, T] = {}
+        for plugin, name, item in offered:
+            if name in found:
+                other = self._owners[kind, name]
+                self.report(
+                    plugin,
+                    "register",
+                    f"{kind}:{name}",
+                    f"The name {kind}:{name} is taken by the plugin {other!r}",
+                    fix=f"Name {other!r} in disabled_plugins if you want this one.",
+                )
+            else:
+                found[name] = item
+                self._owners[kind, name] = plugin
+        return found
+
+    def _collect(self, hook: str, kind: type[T], **arguments: Any) -> Iterator[tuple[str, T]]:
         """All items the implementations of `hook` return; one that raises or returns something else is left out."""
-        for impl in getattr(self._pluggy.hook, hook).get_hookimpls():
-            try:
-                items = list(impl.function(**{name: arguments[name] for name in impl.argnames}) or ())
-                for item in items:
-                    if not isinstance(item, kind):
-                        raise TypeError(f"{hook} must return {kind.__name__} objects, not {type(item).__name__}")
-                yield from items
-            except Exception as error:  # noqa: BLE001 - as above
-                self._fail(impl.plugin_name, error)
+        for impl in self.implementations(hook):
+            for _, item in self._items(impl, kind, **arguments):
+                yield impl.plugin, item
 
-    def _fail(self, name: str, error: Exception) -> None:
-        old = self.infos.get(name) or PluginInfo(name, "", "")
-        text = f"{type(error).__name__}: {error}"
-        self.infos[name] = PluginInfo(name, old.distribution, old.version, text, traceback.format_exc())
-
-
-class Found(NamedTuple):
-    """A plugin that can be loaded. `distribution` is where it comes from: a package, or the path of a file."""
-
-    name: str
-    distribution: str
-    version: str
-    load: Callable[[], object]
+    def _items(self, impl: Impl, kind: type[T], mapped: bool = False, **arguments: Any) -> list[tuple[str, T]]:
+        try:
+            result = impl(**arguments)
+            items = list((result or {}).items()) if mapped else [("", item) for item in result or ()]
+            for _, item in items:
+                if not isinstance(item, kind):
+                    raise TypeError(f"{impl.hook} must return {kind.__name__} objects, not {type(item).__name__}")
+        except Exception as error:  # noqa: BLE001 - as in `add`
+            self.report(impl.plugin, "register", impl.hook, error)
+            return []
+        return items
 
 
-def find_plugins(folder: Path | None = None) -> list[Found]:
-    """The plugins of the entry-point group `rejoinder` and the files `*.py` in `folder`, each by name; none is loaded.
-
-    A file is called like its plugin; those that begin with an underscore are left to the others to import. Where two
-    have a name, the first one is loaded and the other is kept out, and says so.
-    """
-    found: dict[str, Found] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
-        found.setdefault(entry.name, Found(entry.name, name, version, entry.load))
-    files = sorted(folder.glob("*.py")) if folder is not None and folder.is_dir() else []
-    for path in (path for path in files if not path.name.startswith("_")):
-        name, other = path.stem, found.get(path.stem)
-        if other is not None:
-            name = path.name
-            found[name] = Found(name, str(path), "", partial(_refuse, path, other))
-        else:
-            found[name] = Found(name, str(path), "", partial(_load_file, path))
-    return list(found.values())
+def hook_names() -> list[str]:
+    """The names of all hooks, in the order of their definition."""
+    return [name for name, item in vars(hookspecs).items() if hasattr(item, f"{hookspecs.PROJECT}_spec")]
 
 
-def load_plugins(disabled: Iterable[str] = (), folder: Path | None = None) -> Plugins:
+def settings_schema(settings: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of a struct of settings; what is secret is marked `writeOnly`."""
+    try:
+        (schema,), parts = msgspec.json.schema_components((settings,), ref_template="#/$defs/{name}")
+    except TypeError:
+        # A type that has no schema is the author's business; the kit says so.
+        return {}
+    own = parts.pop(settings.__name__, schema)
+    return {**own, "$defs": parts} if parts else own
+
+
+def load_plugins(disabled: Iterable[str] = (), folder: Path | None = None, modules: Iterable[str] = ()) -> Plugins:
     """All plugins that are found and not `disabled`; the built-in ones come by an entry point like anybody's."""
     plugins = Plugins()
     skip = set(disabled)
-    for found in find_plugins(folder):
+    for found in find_plugins(folder, modules):
         if found.name not in skip:
             plugins.add(found.name, found.load, distribution=found.distribution, version=found.version)
     return plugins
 
 
-def _load_file(path: Path) -> ModuleType:
-    name = f"rejoinder_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    # Before it runs: structs and dataclasses look their module up.
-    sys.modules[name] = module
+def plugins_of(settings: Settings) -> Plugins:
+    """The plugins of a process with these settings."""
+    return load_plugins(settings.disabled_plugins, settings.plugins_dir, settings.plugin_modules)
+
+
+def _check_version(plugin: object) -> None:
+    """Whether `plugin` was made for these hooks.
+
+    Raises:
+        Refused: it needs others.
+    """
+    wanted = getattr(plugin, "REJOINDER_API", None)
+    if wanted is None:
+        return
+    ours = _version(hookspecs.API_VERSION)
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        theirs = _version(wanted)
+    except (ValueError, AttributeError):
+        raise Refused(
+            f"REJOINDER_API is {wanted!r}.", fix=f'Write it as text: REJOINDER_API = "{hookspecs.API_VERSION}".'
+        ) from None
+    if theirs[0] == ours[0] and theirs <= ours:
+        return
+    newer = "Upgrade rejoinder" if theirs > ours else "Upgrade the plugin"
+    raise Refused(f"It was made for plugin API {wanted}; this Rejoinder has {hookspecs.API_VERSION}.", fix=f"{newer}.")
 
 
-def _refuse(path: Path, other: Found) -> object:
-    raise ImportError(f"there is another plugin called {other.name!r} ({other.distribution}): rename {path}")
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+def _reason(error: BaseException | str, distribution: str) -> str:
+    """What happened, and what to do, in one line."""
+    if isinstance(error, str):
+        return error
+    if isinstance(error, RejoinderError):
+        return f"{error.message} {error.fix}" if error.fix else error.message
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        what = f"{sentence(text)} Install what it needs"
+        packaged = distribution and not distribution.endswith(".py")
+        return f"{what}: pip install --upgrade {distribution}" if packaged else f"{what} ({error.name})"
+    return text
+
+
+def absent(settings: Settings, infos: Collection[PluginInfo]) -> set[str]:
+    """The plugins that are switched off or out of order: what they would offer is not known."""
+    return {*settings.disabled_plugins, *(info.name for info in infos if info.error)}

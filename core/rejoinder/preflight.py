@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from rejoinder.catalog import fixed_agents
 from rejoinder.errors import ConfigError, UnknownName, did_you_mean, listed
-from rejoinder.manager import Plugins
+from rejoinder.manager import Plugins, absent
 from rejoinder.providers import KINDS, NoSettings, Provider, Tool, ToolSource
 from rejoinder.settings import AGENT_NAME, CONFIG_FILE, ENV_PREFIX, Agent, Settings
 from rejoinder.store.agents import Agents
@@ -76,12 +77,12 @@ def examine(settings: Settings, plugins: Plugins, environ: Iterable[str]) -> Fin
     """What is wrong with the variables called `environ` and with the sections of `plugins`."""
     found = Findings(problems=list(_variables(environ)))
     schemas = _schemas(plugins)
-    absent = _absent(settings, plugins)
+    missing = absent(settings, plugins.infos.values())
     for name in sorted({*settings.plugins, *_eager(plugins)}):
         if name not in schemas:
             hint = did_you_mean(name, schemas)
             text = f"plugins.{name}: nothing is called {name!r}{f', {hint}' if hint else ''}"
-            (found.warnings if _excused(name, bool(hint), absent) else found.problems).append(text)
+            (found.warnings if _excused(name, bool(hint), missing) else found.problems).append(text)
         elif wrong := _section(name, settings.plugins.get(name, {}), schemas[name]):
             found.problems += wrong
             found.broken.add(name)
@@ -90,19 +91,18 @@ def examine(settings: Settings, plugins: Plugins, environ: Iterable[str]) -> Fin
 
 def examine_agents(found: Findings, settings: Settings, plugins: Plugins, toolbox: Toolbox, voices: Voices) -> None:
     """Add to `found` what is wrong with the agents of `settings`."""
-    absent = _absent(settings, plugins)
+    missing = absent(settings, plugins.infos.values())
+    fixed = fixed_agents(settings, plugins)
     unclear = any(source.name in found.broken for source in plugins.tool_sources())
     for name, agent in settings.agents.items():
-        for bad in bad_names(agent, plugins, toolbox, voices, settings.all_agents):
+        for bad in bad_names(agent, plugins, toolbox, voices, fixed):
             # Of a source whose settings are wrong nobody knows what its tools would be called.
             if bad.field == "tools" and unclear and not bad.near:
                 continue
             text = f"agents.{name}.{bad.field}: {bad.what}"
-            excused = bad.field not in ("voice", "transfers") and _excused(bad.name, bad.near, absent)
+            excused = bad.field not in ("voice", "transfers") and _excused(bad.name, bad.near, missing)
             (found.warnings if excused else found.problems).append(text)
-        found.transfers += [
-            (name, to) for to in agent.transfers if to not in settings.all_agents and AGENT_NAME.match(to)
-        ]
+        found.transfers += [(name, to) for to in agent.transfers if to not in fixed and AGENT_NAME.match(to)]
 
 
 def bad_names(
@@ -147,13 +147,9 @@ def by_field(bad: Iterable[BadName]) -> dict[str, str]:
 # -- plugins that are not there
 
 
-def _absent(settings: Settings, plugins: Plugins) -> set[str]:
-    return {*settings.disabled_plugins, *(info.name for info in plugins.infos.values() if info.error)}
-
-
-def _excused(name: str, near: bool, absent: Collection[str]) -> bool:
-    """Whether `name` may be of a plugin that is `absent`: what it would offer is not known."""
-    return name in absent or bool(absent and not near)
+def _excused(name: str, near: bool, missing: Collection[str]) -> bool:
+    """Whether `name` may be of a plugin that is `missing`: what it would offer is not known."""
+    return name in missing or bool(missing and not near)
 
 
 # -- sections

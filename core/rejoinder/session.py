@@ -89,7 +89,8 @@ class Session:
         self._limits = host.limits
         self._clock = host.clock
         self.bus = Bus(session_id, host.clock)
-        self.bus.subscribe(host.observer(session_id))
+        self._hooks = host.hooks.session(session_id, chosen.name)
+        self.bus.subscribe(host.observer(session_id, self._hooks))
         advice = services.vad.advice
         self._vad = agent.vad
         self._machine = TurnMachine(agent.turns, advice.end_silence_ms)
@@ -100,6 +101,7 @@ class Session:
         self.journal = Journal(keep=agent.history_messages)
         self._place = Place(
             host=host,
+            hooks=self._hooks,
             journal=self.journal,
             playout=self._playout,
             context=ToolContext(
@@ -123,8 +125,8 @@ class Session:
             agent,
             services.vad,
             SttChain(services.stt, agent.deadlines, self._switched, host.breaker),
-            EndOfTurn(services.turn),
-            Judges(services.interruption),
+            EndOfTurn(services.turn, breaker=host.breaker),
+            Judges(services.interruption, host.breaker),
             clock=host.clock,
             limits=host.limits,
             post=self._post,
@@ -454,6 +456,8 @@ class Session:
             self._ear.listener.feed(pcm)
         except Exception as error:
             log.exception("the VAD of %s failed", self.id)
+            if self._host.breaker is not None:
+                self._host.breaker.failed("vad", self._vad, error)
             self._publish(Error(code="vad_failed", message=f"Listening failed: {error}.", fix=_SEE_LOG))
             self.end("vad_failed")
             self._inbox.close()
@@ -697,6 +701,7 @@ class Session:
         former, self._answerer, self._next = self._answerer, self._next, None
         self._keeping = None
         chosen = self._answerer.chosen
+        self._hooks.agent = chosen.name
         self._publish(AgentChanged(agent=chosen.name, agent_version=chosen.version or 0, former=former.chosen.name))
         return chosen.definition.greeting
 

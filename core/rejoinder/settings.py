@@ -16,7 +16,7 @@ import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from rejoinder.errors import ConfigError, UnknownName, did_you_mean, listed, sentence
+from rejoinder.errors import ConfigError, did_you_mean, listed, sentence
 from rejoinder.providers import Kind
 
 CONFIG_FILE = "rejoinder.toml"
@@ -186,6 +186,8 @@ class Limits(_Section):
     cancel_ms: int = Field(
         500, ge=10, description="A cancelled reply is waited for this long, then let go (it stays mute)."
     )
+    hook_ms: int = Field(500, ge=10, description="An `async` filter of a plugin that takes longer is done without.")
+    warm_up_s: float = Field(120.0, gt=0, description="A provider that takes longer to get ready is left out.")
     close_ms: int = Field(2000, ge=10, description="Closing a session takes at most this long.")
     store_rows: int = Field(
         20_000, ge=100, description="Rows waiting for the database; then the oldest events are dropped."
@@ -229,36 +231,11 @@ class Settings(BaseSettings):
     agents: dict[str, Agent] = {}
     plugins: dict[str, dict[str, Any]] = Field({}, description="Settings of each provider, by its name.")
     plugins_dir: Path = Field(Path("plugins"), description="A folder whose files `*.py` are plugins, too.")
+    plugin_modules: tuple[str, ...] = Field((), description="Modules that are plugins, too, by import name.")
     disabled_plugins: tuple[str, ...] = ()
     auth: Auth = Auth()
     limits: Limits = Limits()
     webhooks: WebhookOptions = WebhookOptions()
-
-    @property
-    def all_agents(self) -> dict[str, Agent]:
-        """The agents by name, the one that is always there included."""
-        return {"guide": GUIDE, **self.agents}
-
-    def agent(self, name: str | None) -> tuple[str, Agent]:
-        """The agent called `name` (None: the default one), with its name.
-
-        Raises:
-            UnknownName: there is none (`unknown_agent`).
-        """
-        wanted = name or self.default_agent
-        agents = self.all_agents
-        if wanted not in agents:
-            raise UnknownName("agent", wanted, agents, fix=f"Define [agents.{wanted}] in {CONFIG_FILE}.")
-        return wanted, agents[wanted]
-
-
-GUIDE = Agent(
-    instructions=(
-        "You are the voice of Rejoinder, a platform for real-time voice agents. You speak aloud: answer in one short, "
-        "plain sentence, without lists or markup."
-    ),
-    turns=TurnPolicy(nudge_after_ms=30_000),
-)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

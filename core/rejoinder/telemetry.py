@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from rejoinder import __version__, events
 from rejoinder.clock import Clock
+from rejoinder.hooks import Hooks
 from rejoinder.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,13 @@ class Telemetry:
     """
 
     def __init__(
-        self, store: Store, clock: Clock, *, sessions: Callable[[], int], tools: Callable[[], Collection[str]]
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        sessions: Callable[[], int],
+        tools: Callable[[], Collection[str]],
+        hooks: Hooks,
     ) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
@@ -102,7 +109,7 @@ class Telemetry:
         self._lag = self._histogram(
             "event_loop_lag_seconds", f"How late the event loop was, sampled each {_SAMPLE_S:g} s.", LAG_BUCKETS
         )
-        self.registry.register(_Observed(store, sessions))
+        self.registry.register(_Observed(store, sessions, hooks))
         self._handlers: dict[type, Callable[[str, Any], None]] = {
             events.SessionStarted: self._session_started,
             events.SessionEnded: self._session_ended,
@@ -197,8 +204,9 @@ class Telemetry:
 class _Observed(Collector):
     """What is looked up when somebody asks."""
 
-    def __init__(self, store: Store, sessions: Callable[[], int]) -> None:
+    def __init__(self, store: Store, sessions: Callable[[], int], hooks: Hooks) -> None:
         self._store = store
+        self._hooks = hooks
         self._sessions = sessions
 
     def describe(self) -> Iterable[Metric]:
@@ -218,5 +226,18 @@ class _Observed(Collector):
         yield CounterMetricFamily(
             "rejoinder_store_rows_rejected", "Rows that the database refused.", value=writer.rejected
         )
-        info = {"version": __version__, "python": platform.python_version()}
-        yield InfoMetricFamily("rejoinder_build", "What runs here.", value=info)
+        time_of_hooks = CounterMetricFamily(
+            "rejoinder_plugin_hook_seconds", "Time that hooks of plugins took.", labels=("plugin", "hook")
+        )
+        for (plugin, hook), ns in self._hooks.totals.items():
+            time_of_hooks.add_metric((plugin, hook), ns / 1e9)
+        yield time_of_hooks
+        problems = CounterMetricFamily(
+            "rejoinder_plugin_problems", "Times that something went wrong with a plugin.", labels=("plugin", "stage")
+        )
+        for info in self._hooks.plugins.infos.values():
+            for stage, count in info.counts.items():
+                problems.add_metric((info.name, stage), count)
+        yield problems
+        build = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily("rejoinder_build", "What runs here.", value=build)

@@ -29,6 +29,7 @@ from rejoinder.events import (
     TurnMetrics,
     encodable,
 )
+from rejoinder.hooks import SessionHooks
 from rejoinder.journal import Entry, Journal
 from rejoinder.metrics import TurnTimer
 from rejoinder.settings import Limits
@@ -50,6 +51,7 @@ class Stage:
     limits: Limits
     journal: Journal
     brain: Brain
+    hooks: SessionHooks
     playout: Playout
     publish: Callable[[ServerEvent], None]
     post: Callable[[Input], None]
@@ -114,6 +116,8 @@ class TurnScope:
         self._unsettled: tuple[EndReason, _Played] | None = None
         self._reported_ms: float | None = None
         self._error: RejoinderError | None = None
+        self._left_out = False
+        """A plugin did not want some of it to be spoken."""
         stage.playout.begin(epoch)
         self._host = asyncio.create_task(self._run(), name=f"reply {epoch} of {entry.turn_id}")
 
@@ -283,6 +287,7 @@ class TurnScope:
                     saved_us=self._saved_us(),
                     discarded=self._discarded,
                     providers=stage.providers(),
+                    hooks=stage.hooks.spent(),
                 )
             )
 
@@ -314,7 +319,7 @@ class TurnScope:
                 self._failed(self._error)
             elif stage.playout.pushed_ms > 0:
                 stage.playout.finish(self.epoch)
-            elif self.entry.rounds:
+            elif self.entry.rounds or self._left_out:
                 await self._committed.wait()
                 stage.post(ReplyOver(self.epoch))
             else:
@@ -415,8 +420,12 @@ class TurnScope:
     async def _utter(self, chunks: Channel[str], voice: Voice) -> None:
         playout = self._stage.playout
         async for text in chunks:
+            spoken = self._stage.hooks.before_tts(text)
+            if not spoken.strip():
+                self._left_out = True
+                continue
             segment = self.entry.speak(text, playout.pushed_ms)
-            async with aclosing(voice.speak(text)) as pieces:
+            async with aclosing(voice.speak(spoken)) as pieces:
                 async for piece in pieces:
                     if not isinstance(piece, bytes):
                         segment.words.append(piece)

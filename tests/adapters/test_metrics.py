@@ -15,6 +15,8 @@ from tests.receivers import receiving
 
 from rejoinder import __version__, events
 from rejoinder.clock import SystemClock
+from rejoinder.hooks import Hooks
+from rejoinder.manager import Plugins
 from rejoinder.settings import Auth, WebhookOptions
 from rejoinder.store.store import Store
 from rejoinder.telemetry import MOST_LABELS, RESPONSE_BUCKETS, Telemetry
@@ -156,7 +158,8 @@ def test_openmetrics_for_those_who_ask(server: LiveServer) -> None:
 
 
 def telemetry(*tools: str) -> Telemetry:
-    return Telemetry(Store("sqlite+aiosqlite:///:memory:"), SystemClock(), sessions=lambda: 0, tools=lambda: tools)
+    store, hooks = Store("sqlite+aiosqlite:///:memory:"), Hooks(Plugins())
+    return Telemetry(store, SystemClock(), sessions=lambda: 0, tools=lambda: tools, hooks=hooks)
 
 
 def value(counted: Telemetry, name: str, **labels: str) -> float | None:

@@ -51,8 +51,8 @@ def serve(pipe: Connection, folder: str, core: int, token_ms: float) -> None:
         async with Runtime(settings) as runtime:
             observe = runtime._observer
 
-            def stamping(session_id: str) -> Any:
-                inner = observe(session_id)
+            def stamping(session_id: str, hooks: Any) -> Any:
+                inner = observe(session_id, hooks)
 
                 def observer(event: Any, data: bytes) -> None:
                     if isinstance(event, ReplyText):

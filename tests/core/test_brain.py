@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tests.linear import within
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
+from rejoinder.hooks import Hooks
 from rejoinder.journal import NOT_STARTED, Entry, Journal
+from rejoinder.manager import Plugins
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
 from rejoinder.stages.brain import Brain, _pause_after
@@ -54,6 +56,7 @@ class Bench:
             ToolContext("ses_1", lambda: None, lambda reason: None),
             self._spawn,
             self.recorded.append,
+            Hooks(Plugins()).session("ses_1"),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderError, ProviderTimeout
 from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Message, SttProvider, SttStream, ToolCall
 from rejoinder.settings import Deadlines
-from rejoinder.stages.chain import KEPT_AUDIO, Breaker, ChainedStt, LlmChain, SttChain
+from rejoinder.stages.chain import KEPT_AUDIO, ChainedStt, LlmChain, SttChain
 from rejoinder.testing.scripted import ScriptedLlm
 from rejoinder.testing.virtual_time import run_virtual
 

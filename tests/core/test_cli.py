@@ -137,8 +137,11 @@ def test_plugins_list_names_what_each_offers(capsys: pytest.CaptureFixture[str])
         "distribution": "rejoinder",
         "version": __version__,
         "enabled": True,
+        "state": "ok",
         "offers": ["vad:webrtcvad"],
+        "hooks": ["register_providers"],
         "error": None,
+        "problems": [],
     }
 
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
+from rejoinder.catalog import fixed_agent
 from rejoinder.errors import ConfigError, UnknownName, listed
 from rejoinder.manager import load_plugins
 from rejoinder.settings import Agent, Auth, Deadlines, Limits, Settings, TurnPolicy, WebhookOptions, load_settings
@@ -86,7 +87,7 @@ def test_a_file_that_was_asked_for_must_be_there() -> None:
 
 def test_an_unknown_agent_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'guide'") as caught:
-        Settings().agent("giude")
+        fixed_agent(Settings(), load_plugins(), "giude")
     assert caught.value.code == "unknown_agent"
 
 

@@ -121,7 +121,7 @@ def test_a_turn_is_measured_by_its_first_answer_only(bench: Bench) -> None:
                 providers={"llm": "guide"},
             )
         )
-    assert bench.of(Write.TURN_METRICS) == [(700, 0, False, 80, 2, '{"llm":"guide"}', "t1")]
+    assert bench.of(Write.TURN_METRICS) == [(700, 0, False, 80, 2, '{"llm":"guide"}', "{}", "t1")]
     assert bench.of(Write.SPAN) == [("t1", 0, "stt", 690, False), ("t1", 1, "llm", 10, True)]
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rejoinder.audio import byte_count, duration_ms
+from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderError, ProviderTimeout
 from rejoinder.providers import TtsDelta, TtsProvider, WordTime
 from rejoinder.settings import Deadlines
-from rejoinder.stages.chain import Breaker
 from rejoinder.stages.voice import PhraseCache, PhraseKey, Voice
 from rejoinder.testing.scripted import ScriptedTts, tone
 from rejoinder.testing.virtual_time import run_virtual

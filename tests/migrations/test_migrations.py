@@ -149,7 +149,7 @@ def test_the_steps_can_be_taken_on_postgresql() -> None:
             context = MigrationContext.configure(dialect_name="postgresql", opts=options)
             with Operations.context(context):
                 step()
-            assert sql.getvalue().count(";") > 1
+            assert sql.getvalue().count(";") > 0
             assert "AUTOINCREMENT" not in sql.getvalue()
 
 

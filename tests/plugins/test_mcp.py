@@ -320,8 +320,7 @@ def test_a_runtime_connects_its_sessions_and_leaves_nothing_behind(tmp_path: Pat
 
     async def main() -> None:
         async with Runtime(settings, plugins=plugins) as runtime:
-            _, agent = settings.agent(None)
-            services = await runtime.services(agent)
+            services = await runtime.services((await runtime.catalog.get()).definition)
             assert {"ex_add", "ex_book_table", "clock"} <= set(services.tools)
             wish = ToolCall("c", "ex_add", '{"a": 1}')
             assert (await run_tool(services.tools, wish, ToolContext("ses_1"), PATIENCE_S)).text == "2"

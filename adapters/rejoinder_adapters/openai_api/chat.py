@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rejoinder.hooks import SessionHooks
 from rejoinder.ids import new_id
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, ToolContext, ToolSchema
 from rejoinder.settings import Agent
@@ -94,6 +95,7 @@ class Answer:
     max_tokens: int
     temperature: float
     adopt: Callable[[asyncio.Task[Any]], None]
+    hooks: SessionHooks
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0
     _bytes: int = 0
@@ -124,6 +126,7 @@ class Answer:
             request = LlmRequest(tuple(self.messages), schemas, left, self.temperature)
             calls: list[ToolCall] = []
             texts: list[str] = []
+            request = await self.hooks.before_llm(request)
             async with aclosing(self.llm.stream(request)) as deltas:
                 async for delta in deltas:
                     # What a provider streams at once is a token at least, so this is never too early.

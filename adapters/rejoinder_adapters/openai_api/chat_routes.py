@@ -14,9 +14,10 @@ from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
 from rejoinder.app import Runtime
+from rejoinder.breaker import Breaker
 from rejoinder.ids import new_id
 from rejoinder.providers import LlmDelta, ToolCall
-from rejoinder.stages.chain import Breaker, LlmChain
+from rejoinder.stages.chain import LlmChain
 from rejoinder_adapters.openai_api.chat import Answer
 from rejoinder_adapters.openai_api.chat_request import ChatRequest
 from rejoinder_adapters.openai_api.models import agent_of
@@ -52,7 +53,7 @@ def make_route(runtime: Runtime, breaker: Breaker) -> HTTPRouteHandler:
 
 
 async def _answer(runtime: Runtime, breaker: Breaker, data: ChatRequest) -> Answer:
-    _, agent = await agent_of(runtime, data.model)
+    name, agent = await agent_of(runtime, data.model)
     messages = data.conversation(agent.instructions)
     client_tools = data.schemas()
     services = await runtime.services(agent)
@@ -72,6 +73,7 @@ async def _answer(runtime: Runtime, breaker: Breaker, data: ChatRequest) -> Answ
         max_tokens=data.limit() or agent.max_tokens,
         temperature=agent.temperature if data.temperature is None else data.temperature,
         adopt=adopt,
+        hooks=runtime.hooks.session("", name),
     )
 
 

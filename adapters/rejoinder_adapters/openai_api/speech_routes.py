@@ -14,9 +14,9 @@ from litestar.params import JSONBody
 from litestar.types import ASGIApp
 
 from rejoinder.app import Runtime
+from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderError
 from rejoinder.providers import TtsDelta, TtsProvider
-from rejoinder.stages.chain import Breaker
 from rejoinder.stages.chunker import Chunker
 from rejoinder.stages.voice import Voice
 from rejoinder_adapters.openai_api.chat import estimate_tokens

@@ -13,8 +13,9 @@ from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
 from rejoinder.app import Runtime
+from rejoinder.breaker import Breaker
 from rejoinder.errors import RejoinderError
-from rejoinder.stages.chain import Breaker, SttChain
+from rejoinder.stages.chain import SttChain
 from rejoinder_adapters.openai_api.chat_routes import untold
 from rejoinder_adapters.openai_api.codecs import decode
 from rejoinder_adapters.openai_api.errors import ApiError, bad

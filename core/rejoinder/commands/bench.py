@@ -177,7 +177,7 @@ def _bench_turns(agent: str | None, as_json: bool) -> None:
     import logging
 
     from rejoinder.commands.scorecard import report, run_corpus
-    from rejoinder.manager import load_plugins
+    from rejoinder.manager import plugins_of
     from rejoinder.settings import load_settings
 
     settings = load_settings()
@@ -186,7 +186,7 @@ def _bench_turns(agent: str | None, as_json: bool) -> None:
     # Providers fail on purpose here; the scorecard says so itself.
     logger.setLevel(logging.CRITICAL)
     try:
-        card = run_corpus(settings, agent, load_plugins(settings.disabled_plugins, settings.plugins_dir))
+        card = run_corpus(settings, agent, plugins_of(settings))
     finally:
         logger.setLevel(level)
     click.echo(json.dumps(card.json(), indent=2) if as_json else report(card))

@@ -135,7 +135,7 @@ def _settings() -> tuple[Settings | None, Check]:
 def _plugins(settings: Settings) -> Iterator[Check]:
     from rejoinder.commands.plugins import inspect_plugins
 
-    reports = inspect_plugins(settings.disabled_plugins, settings.plugins_dir)
+    reports = inspect_plugins(settings)
     broken = [report for report in reports if report.error]
     yield Check("plugins", bool(reports) and not broken, f"{len(reports) - len(broken)} of {len(reports)} load")
     for report in broken:
@@ -143,10 +143,10 @@ def _plugins(settings: Settings) -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
-    from rejoinder.manager import load_plugins
+    from rejoinder.manager import plugins_of
     from rejoinder.models import ModelCache
 
-    models = load_plugins(settings.disabled_plugins, settings.plugins_dir).models()
+    models = plugins_of(settings).models()
     cache = ModelCache(settings.models_dir, models)
     for name, model in models.items():
         if model.embedded:
@@ -168,10 +168,10 @@ async def _names(settings: Settings) -> list[Check]:
         there = (await schema.check(schema.parse_url(settings.database_url))).state is schema.SchemaState.CURRENT
         if there:
             await runtime.store.open()
-        await found.settle(runtime.catalog.stored if there else None, settings.all_agents)
+        await found.settle(runtime.catalog.stored if there else None, runtime.fixed_agents)
         stored = {one.name for one in await runtime.catalog.stored.all()} if there else set()
     except StoreError:
-        await found.settle(None, settings.all_agents)
+        await found.settle(None, runtime.fixed_agents)
         stored = set()
     finally:
         await runtime.store.close()
@@ -180,7 +180,7 @@ async def _names(settings: Settings) -> list[Check]:
     for name in sorted({settings.default_agent, *settings.agents} - stored):
         if any(problem.startswith(f"agents.{name}.") for problem in found.problems):
             continue
-        _, agent = settings.agent(name)
+        agent = runtime.fixed_agents[name]
         checks.append(Check(f"agent {name}", True, ", ".join(one for kind in KINDS for one in agent.names(kind))))
     return checks
 

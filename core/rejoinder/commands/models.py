@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def _cache() -> ModelCache:
-    from rejoinder.manager import load_plugins
+    from rejoinder.manager import plugins_of
     from rejoinder.models import ModelCache
     from rejoinder.settings import load_settings
 
     settings = load_settings()
-    return ModelCache(settings.models_dir, load_plugins(settings.disabled_plugins, settings.plugins_dir).models())
+    return ModelCache(settings.models_dir, plugins_of(settings).models())
 
 
 @click.group("models")

@@ -1,15 +1,27 @@
-"""`rejoinder plugins`: which plugins there are, what they offer and why one does not load."""
+"""`rejoinder plugins`: which there are, what they offer and why one does not load; new ones, and their tests."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rejoinder.commands.report import table
+from rejoinder.errors import UnknownName
+
+if TYPE_CHECKING:
+    from rejoinder.manager import Plugins, Problem
+    from rejoinder.providers import Provider, Tool, ToolSource
+    from rejoinder.settings import Settings
+
+_MORE = {"new": "rejoinder.commands.plugin_new", "test": "rejoinder.commands.plugin_test"}
+_BARE = ("register_routes", "startup", "shutdown", "health", "on_event", "before_llm", "before_tts", "before_storage")
+"""Hooks that say themselves what a plugin does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,46 +31,97 @@ class PluginReport:
     name: str
     distribution: str
     version: str
-    enabled: bool
+    state: str
     offers: list[str]
-    error: str | None
-    details: str
+    hooks: list[str]
+    problems: list[Problem]
+
+    @property
+    def error(self) -> str | None:
+        """The first problem."""
+        return self.problems[0].what if self.problems else None
 
     def json(self) -> dict[str, object]:
-        """As a JSON object, without the traceback."""
+        """As a JSON object."""
         return {
             "name": self.name,
             "distribution": self.distribution,
             "version": self.version,
-            "enabled": self.enabled,
+            "enabled": self.state != "disabled",
+            "state": self.state,
             "offers": self.offers,
+            "hooks": self.hooks,
             "error": self.error,
+            "problems": [
+                {"stage": one.stage, "subject": one.subject, "what": one.what, "details": one.details}
+                for one in self.problems
+            ],
         }
 
 
-def inspect_plugins(disabled: Collection[str] = (), folder: Path | None = None) -> list[PluginReport]:
-    """Load every plugin, of the packages and of the files in `folder`, on its own and ask what it offers."""
-    from rejoinder.manager import Plugins, find_plugins
+def inspect_plugins(settings: Settings) -> list[PluginReport]:
+    """Load every plugin, ask what it offers and read the settings of that; providers are not made."""
+    from rejoinder.discovery import find_plugins
+    from rejoinder.manager import plugins_of
 
+    plugins = plugins_of(settings)
+    _configure(plugins, settings)
     reports = []
-    for name, distribution, version, load in find_plugins(folder):
-        if name in disabled:
-            reports.append(PluginReport(name, distribution, version, False, [], None, ""))
+    for name, distribution, version, _ in find_plugins(settings.plugins_dir, settings.plugin_modules):
+        if name in settings.disabled_plugins:
+            reports.append(PluginReport(name, distribution, version, "disabled", [], [], []))
             continue
-        plugins = Plugins()
-        plugins.add(name, load, distribution=distribution, version=version)
-        offers = [f"{provider.kind}:{provider.name}" for provider in plugins.providers()]
-        offers += [f"tool:{tool}" for tool in plugins.tools()]
-        offers += [f"tools:{source.name}" for source in plugins.tool_sources()]
-        offers += [f"model:{model}" for model in plugins.models()]
         info = plugins.infos[name]
-        reports.append(PluginReport(name, distribution, version, True, offers, info.error, info.details))
+        offers, hooks = (list(_offers(plugins, name)), plugins.hooks_of(name)) if info.loaded else ([], [])
+        reports.append(PluginReport(name, distribution, version, info.state, offers, hooks, info.problems))
     return reports
 
 
-@click.group("plugins")
+def _configure(plugins: Plugins, settings: Settings) -> None:
+    """Ask for all that is offered, and read the settings of what has any."""
+    from rejoinder.errors import ConfigError
+    from rejoinder.toolbox import read_section
+
+    plugins.agents()
+    plugins.models()
+    configured: list[tuple[str, Provider | Tool | ToolSource]] = [(offer.kind, offer) for offer in plugins.providers()]
+    configured += [("tool", tool) for tool in plugins.tools().values()]
+    configured += [("tools", source) for source in plugins.tool_sources()]
+    for kind, offer in configured:
+        try:
+            read_section(settings.plugins, offer.name, offer.settings)
+        except ConfigError as error:
+            plugins.report(plugins.owner(kind, offer.name), "configure", f"{kind}:{offer.name}", error)
+
+
+def _offers(plugins: Plugins, name: str) -> Iterator[str]:
+    """What the plugin called `name` offers, as `kind:name`."""
+    yield from (f"{offer.kind}:{offer.name}" for offer in plugins.offers(name))
+    for kind, names in (
+        ("tool", plugins.tools()),
+        ("tools", [source.name for source in plugins.tool_sources()]),
+        ("agent", plugins.agents()),
+        ("model", plugins.models()),
+    ):
+        yield from (f"{kind}:{one}" for one in names if plugins.owner(kind, one) == name)
+
+
+class _Commands(click.Group):
+    """Imports what is seldom wanted only then."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_MORE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MORE:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = importlib.import_module(_MORE[cmd_name]).command
+        return found
+
+
+@click.group("plugins", cls=_Commands)
 def command() -> None:
-    """See the plugins."""
+    """See the plugins, write a new one, test it."""
 
 
 @command.command("list")
@@ -69,24 +132,97 @@ def list_plugins(ctx: click.Context, as_json: bool, verbose: bool) -> None:
     """List the plugins and what each offers; exit code 1 if one fails."""
     from rejoinder.settings import load_settings
 
-    settings = load_settings()
-    reports = inspect_plugins(settings.disabled_plugins, settings.plugins_dir)
+    reports = inspect_plugins(load_settings())
     if as_json:
         click.echo(json.dumps([report.json() for report in reports], indent=2))
     else:
-        rows = [
-            (
-                report.name,
-                report.distribution,
-                report.version,
-                "failed" if report.error else "ok" if report.enabled else "disabled",
-                report.error or ", ".join(report.offers),
+        rows = []
+        for report in reports:
+            does = [*report.offers, *(hook for hook in report.hooks if hook in _BARE)]
+            rows.append(
+                (report.name, report.distribution, report.version, report.state, report.error or ", ".join(does))
             )
-            for report in reports
-        ]
         click.echo(table(("name", "distribution", "version", "state", "offers"), rows, words=5))
     for report in reports:
-        if verbose and report.error:
-            click.echo(f"\n{report.name}:\n{report.details}", err=True)
-    if any(report.error for report in reports):
+        for problem in report.problems if verbose else ():
+            click.echo(f"\n{report.name}, {problem.stage} {problem.subject}:\n{problem.details}", err=True)
+    if any(report.problems for report in reports):
         ctx.exit(1)
+
+
+@command.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def info_command(name: str, as_json: bool) -> None:
+    """Show what the plugin NAME offers: capabilities, settings and where to set them, hooks, problems."""
+    from rejoinder.manager import plugins_of
+    from rejoinder.settings import load_settings
+
+    settings = load_settings()
+    reports = {report.name: report for report in inspect_plugins(settings)}
+    if name not in reports:
+        raise UnknownName("plugin", name, reports, fix="`rejoinder plugins list` shows all of them.")
+    report, plugins = reports[name], plugins_of(settings)
+    details = [_describe(offer) for offer in plugins.offers(name)] if report.state != "disabled" else []
+    if as_json:
+        click.echo(json.dumps({**report.json(), "providers": details}, indent=2))
+        return
+    click.echo(f"{name} {report.version} ({report.distribution}): {report.state}")
+    for problem in report.problems:
+        click.echo(f"  {problem.stage} {problem.subject}: {problem.what}")
+    if report.offers:
+        click.echo(f"offers  {', '.join(report.offers)}")
+    if report.hooks:
+        click.echo(f"hooks   {', '.join(report.hooks)}")
+    for one in details:
+        click.echo(f"\n{one['kind']}:{one['name']}  {one['summary']}")
+        for key, value in one["capabilities"].items():
+            click.echo(f"  {key}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
+        rows = [
+            (key, "(secret)" if value.get("writeOnly") else json.dumps(value.get("default")), _variable(one, key))
+            for key, value in one["settings"].get("properties", {}).items()
+        ]
+        if rows:
+            click.echo(table((f"[plugins.{one['name']}]", "default", "or in the environment"), rows))
+
+
+def _variable(offer: dict[str, Any], key: str) -> str:
+    from rejoinder.settings import ENV_PREFIX
+
+    return f"{ENV_PREFIX}PLUGINS__{offer['name'].upper()}__{key.upper()}"
+
+
+def _describe(offer: Provider) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from rejoinder.manager import settings_schema
+
+    return {
+        "kind": offer.kind,
+        "name": offer.name,
+        "summary": offer.summary,
+        "capabilities": {key: value for key, value in asdict(offer.capabilities).items() if value not in (None, ())},
+        "settings": settings_schema(offer.settings),
+    }
+
+
+@command.command("hooks")
+@click.argument("name", required=False)
+def hooks_command(name: str | None) -> None:
+    """List the hooks, what each is for and who implements it; all about one with its NAME."""
+    from rejoinder import hookspecs
+    from rejoinder.manager import hook_names, plugins_of
+    from rejoinder.settings import load_settings
+
+    plugins, known = plugins_of(load_settings()), hook_names()
+    if name is not None and name not in known:
+        raise UnknownName("hook", name, known)
+    texts = {hook: inspect.getdoc(getattr(hookspecs, hook)) or "" for hook in known}
+    order = {hook: ", ".join(impl.plugin for impl in plugins.implementations(hook)) for hook in known}
+    if name is not None:
+        click.echo(f"{name}{inspect.signature(getattr(hookspecs, name))}\n\n{texts[name]}\n")
+        click.echo(f"called in this order: {order[name] or 'nobody implements it'}")
+        return
+    rows = [(hook, " ".join(texts[hook].split("\n\n")[0].split()), order[hook]) for hook in known]
+    click.echo(f"plugin API {hookspecs.API_VERSION}")
+    click.echo(table(("hook", "what it is for", "plugins, in order"), rows, words=3))

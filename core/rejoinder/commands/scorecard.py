@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from rejoinder.audio import FRAME_MS
+from rejoinder.catalog import fixed_agent
 from rejoinder.commands.report import Distribution, figure, table
 from rejoinder.events import (
     Error,
@@ -113,8 +114,7 @@ def run_corpus(settings: Settings, agent_name: str | None, plugins: Plugins) -> 
     Raises:
         UnknownName, ConfigError, ProviderError: the agent, or what it names, is unknown or cannot be loaded.
     """
-    _, agent = settings.agent(agent_name)
-    agent = agent.model_copy(update={"greeting": ""})
+    agent = fixed_agent(settings, plugins, agent_name).model_copy(update={"greeting": ""})
     card = Card()
     judging = {kind: {name: _make(plugins, settings, kind, name) for name in agent.names(kind)} for kind in _JUDGING}
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
+from rejoinder.hooks import SessionHooks
 from rejoinder.journal import NOT_STARTED, Entry, Journal, ToolRound
 from rejoinder.providers import LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
@@ -40,6 +41,7 @@ class Brain:
     """`spawn(work, name)` runs work that outlives its reply; the session waits for it at its end, or cancels it."""
     record: Tell
     """Publishes what happened, also after the reply is over."""
+    hooks: SessionHooks
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +49,9 @@ class Brain:
 
     async def prefill(self, user_text: str) -> None:
         """Let the LLM read the prompt that a reply to `user_text` will have; that may still grow."""
+        if self.hooks.changes_prompts:
+            # What it would read is not what it will be sent, and maybe not for its eyes.
+            return
         entry = self.journal.propose("", "", user_text)
         messages = self.journal.messages(self.agent.instructions, self.agent.history_messages, entry)
         schemas = tuple(tool.schema() for tool in self.tools.values()) if self.agent.max_tool_rounds else ()
@@ -79,6 +84,7 @@ class Brain:
             )
             calls: list[ToolCall] = []
             before = len(entry.text)
+            request = await self.hooks.before_llm(request)
             async with aclosing(self.llm.stream(request)) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, ToolCall):

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from rejoinder.audio import ENGINE_RATE, byte_count
+from rejoinder.breaker import Breaker
 from rejoinder.channel import Channel
 from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError
 from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Prefilling, SttProvider, SttStream
@@ -24,8 +25,6 @@ Switched = Callable[[str, str, str, str], None]
 
 KEPT_AUDIO = byte_count(60_000, ENGINE_RATE)
 """Bytes of an utterance, the newest, that are kept for the next recogniser."""
-_FORGET_S = 300.0
-"""Failures further apart than this are not in a row."""
 
 
 def cause_of(error: BaseException) -> str:
@@ -39,71 +38,6 @@ def log_failure(kind: str, name: str, to: str, error: BaseException) -> None:
     known = isinstance(error, RejoinderError)
     text = error.explain() if isinstance(error, RejoinderError) else repr(error)
     log.warning("%s %s failed, %s: %s", kind, name, then, text, exc_info=None if known else error)
-
-
-# --- who fails at the moment ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Record:
-    failures: int = 0
-    failed_at: float = 0.0
-    rests_until: float = 0.0
-    rest_s: float = 0.0
-
-
-class Breaker:
-    """Knows which providers fail at the moment, so that not every request waits for them again.
-
-    One that failed `failures` times in a row rests: it is asked last, for `least_s`, twice as long after every
-    further failure, at most `most_s`. Then one request tries it again in its place. May be shared by all sessions of
-    a process. `now` is a monotonic clock in seconds; None takes the running loop's.
-    """
-
-    def __init__(
-        self,
-        failures: int = 2,
-        least_s: float = 5.0,
-        most_s: float = 60.0,
-        now: Callable[[], float] | None = None,
-    ) -> None:
-        self._failures = failures
-        self._least_s = least_s
-        self._most_s = most_s
-        self._now = now or (lambda: asyncio.get_running_loop().time())
-        self._records: dict[tuple[str, str], _Record] = {}
-
-    def order(self, kind: str, names: Iterable[str]) -> list[str]:
-        """`names` in the order in which they are to be asked: those that rest go to the end."""
-        now = self._now()
-        return sorted(names, key=lambda name: self._rests(kind, name, now))
-
-    def _rests(self, kind: str, name: str, now: float) -> bool:
-        record = self._records.get((kind, name))
-        return record is not None and now < record.rests_until
-
-    def asked(self, kind: str, name: str) -> None:
-        """`name` is asked now. If that is a trial after a rest, nobody else tries until it is known how it went."""
-        record = self._records.get((kind, name))
-        if record is not None and record.failures >= self._failures:
-            record.rests_until = max(record.rests_until, self._now() + record.rest_s)
-
-    def failed(self, kind: str, name: str) -> None:
-        """`name` failed or was late."""
-        now = self._now()
-        record = self._records.setdefault((kind, name), _Record())
-        if now - record.failed_at > _FORGET_S:
-            record.failures = 0
-            record.rest_s = 0.0
-        record.failures += 1
-        record.failed_at = now
-        if record.failures >= self._failures:
-            record.rest_s = min(self._most_s, 2 * record.rest_s or self._least_s)
-            record.rests_until = now + record.rest_s
-
-    def worked(self, kind: str, name: str) -> None:
-        """`name` did what it was asked for."""
-        self._records.pop((kind, name), None)
 
 
 # --- language models ------------------------------------------------------------------------------------------
@@ -252,7 +186,7 @@ class LlmChain:
         self._breaker.worked("llm", name)
 
     def _failed(self, name: str, to: str, error: Exception) -> None:
-        self._breaker.failed("llm", name)
+        self._breaker.failed("llm", name, error)
         log_failure("llm", name, to, error)
         self._switched("llm", name, to, cause_of(error))
 
@@ -391,7 +325,7 @@ class SttChain:
 
     def failed(self, name: str, to: str, error: Exception) -> None:
         """`name` failed or was late, so `to` is asked."""
-        self._breaker.failed("stt", name)
+        self._breaker.failed("stt", name, error)
         log_failure("stt", name, to, error)
         self._switched("stt", name, to, cause_of(error))
 

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from rejoinder.errors import RejoinderError
+from rejoinder.breaker import Breaker
+from rejoinder.errors import ProviderTimeout, RejoinderError
 from rejoinder.providers import InterruptionJudge, Judgement, Overlap, TurnDetector, TurnSoFar
 
 log = logging.getLogger(__name__)
@@ -19,9 +20,12 @@ PLAYED_AUDIO_MS = 3000
 
 
 class EndOfTurn:
-    """The turn detectors of one session."""
+    """The turn detectors of one session; of those that fail again and again `breaker` keeps away."""
 
-    def __init__(self, detectors: Mapping[str, TurnDetector], limit_s: float = 1.0) -> None:
+    def __init__(
+        self, detectors: Mapping[str, TurnDetector], limit_s: float = 1.0, breaker: Breaker | None = None
+    ) -> None:
+        self._breaker = breaker or Breaker()
         self._readers = {name: d for name, d in detectors.items() if d.wants_text}
         self._hearers = {name: d for name, d in detectors.items() if not d.wants_text}
         self._limit_s = limit_s
@@ -43,15 +47,25 @@ class EndOfTurn:
         return doubtful(*[await self._one(name, detector, turn) for name, detector in detectors.items()])
 
     async def _one(self, name: str, detector: TurnDetector, turn: TurnSoFar) -> float | None:
+        if self._breaker.rests("turn", name):
+            return None
+        self._breaker.asked("turn", name)
+        failure: Exception
         try:
             async with asyncio.timeout(self._limit_s):
-                return await detector.judge(turn)
+                probability = await detector.judge(turn)
+            self._breaker.worked("turn", name)
+            return probability
         except TimeoutError:
+            failure = ProviderTimeout(name, f"no answer within {self._limit_s:g} s")
             log.warning("the turn detector %s did not answer within %g s", name, self._limit_s)
         except RejoinderError as error:
+            failure = error
             log.warning("the turn detector failed: %s", error.explain())
-        except Exception:
+        except Exception as error:
+            failure = error
             log.exception("the turn detector %s failed", name)
+        self._breaker.failed("turn", name, failure)
         return None
 
 
@@ -63,8 +77,9 @@ def doubtful(*probabilities: float | None) -> float | None:
 class Judges:
     """The judges of interruptions of one session, asked in turn; the first that knows is believed."""
 
-    def __init__(self, judges: Mapping[str, InterruptionJudge]) -> None:
+    def __init__(self, judges: Mapping[str, InterruptionJudge], breaker: Breaker | None = None) -> None:
         self._judges = dict(judges)
+        self._breaker = breaker or Breaker()
 
     def judge(self, overlap: Overlap) -> Judgement | None:
         """Whether the agent is to stop. Where nobody knows in the end, words stop it and sounds do not."""
@@ -72,8 +87,9 @@ class Judges:
             try:
                 if judgement := judge.judge(overlap):
                     return judgement
-            except Exception:
+            except Exception as error:
                 log.exception("the judge %s failed and is not asked again in this session", name)
+                self._breaker.failed("interruption", name, error)
                 del self._judges[name]
         words = len(overlap.text.split()) if overlap.text else 0
         # A judge that cannot tell yet knows more than this count.

@@ -10,10 +10,11 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from rejoinder.audio import SAMPLE_BYTES, Resampler, byte_count, from_float
+from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderError
 from rejoinder.providers import TtsDelta, TtsProvider, WordTime
 from rejoinder.settings import Deadlines
-from rejoinder.stages.chain import Breaker, Switched, cause_of, log_failure
+from rejoinder.stages.chain import Switched, cause_of, log_failure
 from rejoinder.stages.chunker import Chunker
 from rejoinder.stages.punctual import Closing, within
 
@@ -23,6 +24,9 @@ _STICKY_S = 30.0
 """A session stays at least this long with the provider it fell over to: a voice that changes back and forth is worse
 than the second best."""
 _STICKY_MOST_S = 300.0
+_JUDGED_LETTERS = 40
+_PACE = (4.0, 35.0)
+"""Letters a second between which English and its like are spoken; people stay between 8 and 20."""
 _ATTEMPTS = 2
 """Of a provider that answers without audio; some do now and then."""
 
@@ -85,7 +89,8 @@ class Voice:
     """One session's voice at the output `rate` (Hz): its TTS providers by name, in the order in which they are asked.
 
     Pieces are at most `chunk_ms` long. Each provider has `deadlines.first_audio_ms` for the first audio of a chunk,
-    and between its pieces. `phrases` and `breaker` may be shared by the sessions of a process.
+    and between its pieces. `phrases` and `breaker` may be shared by the sessions of a process. `odd(provider, what)` is
+    told of one whose speech can hardly be right.
     """
 
     def __init__(
@@ -100,7 +105,9 @@ class Voice:
         switched: Switched,
         breaker: Breaker | None = None,
         phrases: PhraseCache | None = None,
+        odd: Callable[[str, str], None] = lambda provider, what: None,
     ) -> None:
+        self._odd = odd
         self._providers = providers
         self._voice = voice
         self._language = language
@@ -205,7 +212,7 @@ class Voice:
                     return
             failure = failure or ProviderError(name, f"it made no audio of {text[:80]!r}", code="empty_audio")
             to = "" if heard else to
-            self._failed(name)
+            self._failed(name, failure)
             log_failure("tts", name, to, failure)
             switched("tts", name, to, cause_of(failure))
             if not to:
@@ -218,8 +225,10 @@ class Voice:
         step = byte_count(self._chunk_ms, tts.sample_rate)
         words: list[WordTime] = []
         begun = False
+        made = 0
         async with Closing(_opened(tts, text, self._voice, self._language), name) as stream:
             while (piece := await within(_audio(stream, words), self._limit_s, name)) is not None:
+                made += len(piece)
                 # Resampled piece by piece: a whole minute at once would hold up the event loop.
                 for start in range(0, len(piece), step):
                     if converted := resampler.process(piece[start : start + step]):
@@ -233,16 +242,27 @@ class Voice:
                 yield words.pop(0)
         if rest:
             yield rest
+        self._judge_pace(name, text, made / byte_count(1000, tts.sample_rate))
+
+    def _judge_pace(self, name: str, text: str, seconds: float) -> None:
+        """Look whether `text` can have been spoken in that time; it cannot where the sample rate is a wrong one."""
+        letters = sum(map(str.isalpha, text))
+        if letters < _JUDGED_LETTERS or not text.isascii():
+            return
+        pace = letters / seconds if seconds else 0
+        if pace and not _PACE[0] <= pace <= _PACE[1]:
+            rate = self._providers[name].sample_rate
+            self._odd(name, f"{letters} letters were spoken in {seconds:.1f} s; is its sample_rate right ({rate} Hz)")
 
     def _asked(self, name: str) -> None:
         self._sticky.asked("tts", name)
         if self._breaker is not None:
             self._breaker.asked("tts", name)
 
-    def _failed(self, name: str) -> None:
+    def _failed(self, name: str, error: Exception) -> None:
         self._sticky.failed("tts", name)
         if self._breaker is not None:
-            self._breaker.failed("tts", name)
+            self._breaker.failed("tts", name, error)
 
     def _worked(self, name: str, heard: bool) -> None:
         # Text with nothing to say tells nothing about the provider.

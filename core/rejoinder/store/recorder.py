@@ -148,9 +148,11 @@ class Recorder:
         if event.turn_id not in session.measured:
             self._turn(session, session_id, event.turn_id, None, event.at, event.reply_id)
         session.measured[event.turn_id] = True
-        providers = _json(event.providers).decode()
+        providers, hooks = _json(event.providers).decode(), _json(event.hooks).decode()
         speculation = (event.speculated, event.saved_us, event.discarded)
-        self._put(Write.TURN_METRICS, (event.response_us, event.jitter_us, *speculation, providers, event.turn_id))
+        self._put(
+            Write.TURN_METRICS, (event.response_us, event.jitter_us, *speculation, providers, hooks, event.turn_id)
+        )
         for position, span in enumerate(event.spans):
             self._put(Write.SPAN, (event.turn_id, position, span.name, span.us, span.hidden))
 

@@ -85,6 +85,8 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
     saved_us: int | None
     discarded: int | None
     providers: dict[str, str] | None
+    hooks: dict[str, int] | None
+    """Microseconds by plugin."""
     spans: list[SpanRecord]
     tool_calls: list[ToolCallRecord]
 

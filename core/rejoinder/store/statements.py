@@ -78,7 +78,7 @@ _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
     ),
     Write.TURN_METRICS: (
         tables.turns,
-        ("response_us", "jitter_us", "speculated", "saved_us", "discarded", "providers"),
+        ("response_us", "jitter_us", "speculated", "saved_us", "discarded", "providers", "hooks"),
         ("id",),
     ),
     Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),

@@ -89,6 +89,7 @@ turns = Table(
     Column("saved_us", BigInteger),
     Column("discarded", Integer),
     Column("providers", JSON),
+    Column("hooks", JSON),
     Index(None, "session_id", "number"),
 )
 

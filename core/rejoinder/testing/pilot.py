@@ -9,12 +9,15 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from rejoinder.audio import FRAME_MS, Rates, byte_count
+from rejoinder.bus import Observer
 from rejoinder.catalog import NamedAgent
 from rejoinder.clock import LoopClock
 from rejoinder.errors import UnknownName
 from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
+from rejoinder.hooks import Hooks, SessionHooks
 from rejoinder.host import Host, Services
 from rejoinder.local import LocalLink
+from rejoinder.manager import Plugins
 from rejoinder.playhead import Playhead
 from rejoinder.providers import InterruptionJudge, Tool, TurnDetector
 from rejoinder.session import Session
@@ -185,11 +188,12 @@ async def pilot(
     reports: bool = False,
     observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
     others: Mapping[str, tuple[Agent, ScriptedLlm]] | None = None,
+    plugins: Plugins | None = None,
 ) -> AsyncIterator[SessionPilot]:
     """A running session on scripted providers and its pilot; closed at the end, with nothing left behind.
 
     `fallback` is the LLM that is asked when `llm` fails or is late. `others` are agents, with their LLMs, to whom the
-    session may be transferred.
+    session may be transferred. The hooks of `plugins` are called; `observer` sees events as they are stored.
     """
     tts = tts or ScriptedTts()
     client = SessionPilot(rate=tts.sample_rate, reports=reports)
@@ -210,13 +214,23 @@ async def pilot(
         other, brain = (others or {})[name]
         return NamedAgent(name, other.model_copy(update=names)), replace(services, llm={"scripted": brain})
 
+    hooks = Hooks(plugins or Plugins())
+
+    def watch(session_id: str, own: SessionHooks) -> Observer:
+        def observe(event: ServerEvent, data: bytes) -> None:
+            observer(*own.stored(event, data))
+            own.observe(event)
+
+        return observe
+
     pacer = Pacer()
     stragglers: list[asyncio.Task[Any]] = []
     host = Host(
         limits=limits or Limits(),
         clock=LoopClock(),
         pacer=pacer,
-        observer=lambda session_id: observer,
+        hooks=hooks,
+        observer=watch,
         straggler=stragglers.append,
         on_ended=lambda session: None,
         choose=choose,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -24,6 +24,7 @@ from rejoinder.providers import (
     ProviderContext,
     ToolCall,
 )
+from rejoinder.settings import Agent, TurnPolicy
 from rejoinder_plugins.llm.guide.rules import Reply, reply_to
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,21 @@ class GuideSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`fallback` is the LLM provider that gets what no rule matches; None: nobody does."""
 
     fallback: str | None = "llamacpp"
+
+
+AGENT = Agent(
+    instructions=(
+        "You are the voice of Rejoinder, a platform for real-time voice agents. You speak aloud: answer in one short, "
+        "plain sentence, without lists or markup."
+    ),
+    turns=TurnPolicy(nudge_after_ms=30_000),
+)
+
+
+@hookimpl
+def register_agents() -> Mapping[str, Agent]:
+    """The agent that there is before any is defined; its providers are the defaults."""
+    return {"guide": AGENT}
 
 
 @hookimpl
