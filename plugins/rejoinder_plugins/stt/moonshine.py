@@ -90,11 +90,17 @@ class MoonshineStream:
         self._closed = False
         self._utterance = 0
         self._audio = bytearray()
+        self._half = b""
         self._due = self._interval
         self.reset()
 
     def feed(self, pcm: bytes) -> None:
         """Take the next audio; settles the oldest or starts a partial transcription when one is due."""
+        if self._half or len(pcm) % audio.SAMPLE_BYTES:
+            # A piece may end in the middle of a sample; its other half comes with the next one.
+            pcm = self._half + pcm
+            whole = len(pcm) // audio.SAMPLE_BYTES * audio.SAMPLE_BYTES
+            pcm, self._half = pcm[:whole], pcm[whole:]
         self._audio += pcm
         self._listen(pcm)
         self._length += len(pcm)
@@ -131,6 +137,7 @@ class MoonshineStream:
             self._task = None
             self._settling = False
         self._audio.clear()
+        self._half = b""
         self._utterance += 1
         self._length = 0
         self._due = self._interval
