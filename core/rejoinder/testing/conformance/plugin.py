@@ -78,7 +78,8 @@ class PluginConformance(Suite):
     brings = ("rejoinder.hookspecs", "rejoinder.providers", "rejoinder.tooling")
     """What a server has imported anyway."""
 
-    _subject: Subject | None = None
+    given: Subject | None = None
+    """The plugin, where it has been loaded already."""
 
     def subject(self) -> Subject:
         """The plugin, loaded.
@@ -86,9 +87,9 @@ class PluginConformance(Suite):
         Raises:
             ConfigError: it cannot be loaded, or there is none.
         """
-        if self._subject is None:
-            self._subject = installed(self.wanted()) if self.plugin is None else subject_of(self.plugin)
-        return self._subject
+        if self.given is None:
+            self.given = installed(self.wanted()) if self.plugin is None else subject_of(self.plugin)
+        return self.given
 
     def roots(self) -> tuple[Path, ...]:
         """Where the author's code is."""

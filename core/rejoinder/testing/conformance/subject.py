@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ from rejoinder.manager import Plugins
 from rejoinder.models import ModelCache
 from rejoinder.providers import AnyProvider, LlmProvider, Provider, ProviderContext, Tool
 from rejoinder.settings import load_settings
-from rejoinder.testing.conformance.measure import Block, LoopWatch
+from rejoinder.testing.conformance.measure import Block, LoopWatch, raised_at
 from rejoinder.testing.conformance.rules import NotChecked
 from rejoinder.toolbox import read_section
 
 CLOSE_S = 10.0
+OBSERVING = ("on_event", "before_llm", "before_tts", "before_storage")
+"""The hooks of observers and filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +61,58 @@ class Subject:
         """What it offers."""
         return self.plugins.providers()
 
+    def offers(self) -> list[str]:
+        """What can be tested of it: `kind:name`, `tool:name`, `adapter` and `observer`."""
+        hooks = set(self.plugins.hooks_of(self.name))
+        return [
+            *(f"{one.kind}:{one.name}" for one in self.providers()),
+            *(f"tool:{name}" for name in self.tools()),
+            *(["adapter"] if "register_routes" in hooks else []),
+            *(["observer"] if hooks & set(OBSERVING) else []),
+        ]
+
     def tools(self) -> dict[str, Tool]:
         """The tools it offers."""
         return self.plugins.tools()
 
 
-def subject_of(plugin: object) -> Subject:
+def subject_of(plugin: object, name: str = "") -> Subject:
     """The plugin given as the name to import it by (`package.module`, `module:attribute`), or as itself.
 
     Raises:
         ConfigError: it cannot be imported, or is refused as a plugin (`plugin_failed`).
     """
-    name = plugin if isinstance(plugin, str) else _name_of(plugin)
+    name = name or (plugin if isinstance(plugin, str) else _name_of(plugin))
+    return loaded(name, lambda: _import(plugin) if isinstance(plugin, str) else plugin)
+
+
+def loaded(name: str, load: Callable[[], object]) -> Subject:
+    """The plugin that `load` gives, called `name`.
+
+    Raises:
+        ConfigError: it raises, or gives what is refused as a plugin (`plugin_failed`).
+    """
+    try:
+        plugin = load()
+    except (Exception, SystemExit) as error:
+        at = raised_at(error, ())
+        raise ConfigError(
+            f"The plugin {name!r} cannot be loaded: {type(error).__name__}: {error}{at}.",
+            code="plugin_failed",
+            fix=_missing(error) or "Correct it; `--debug` shows the traceback.",
+        ) from error
     plugins = Plugins()
-    loaded: list[object] = []
+    plugins.add(name, lambda: plugin)
+    info = plugins.infos[name]
+    if not info.loaded:
+        raise ConfigError(f"The plugin {name!r} is refused: {info.error}", code="plugin_failed")
+    return _subject(name, plugin, plugins)
 
-    def load() -> object:
-        loaded.append(_import(plugin) if isinstance(plugin, str) else plugin)
-        return loaded[0]
 
-    plugins.add(name, load)
-    _refuse_broken(plugins, name)
-    return _subject(name, loaded[0], plugins)
+def _missing(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"Install what brings {error.name!r}, and name it in the dependencies of the plugin."
+    return ""
 
 
 def installed(offers: str) -> Subject:
@@ -92,19 +124,13 @@ def installed(offers: str) -> Subject:
     broken = []
     settings = load_settings()
     for found in find_plugins(settings.plugins_dir, settings.plugin_modules):
-        plugins = Plugins()
-        loaded: list[object] = []
-
-        def load(load: Any = found.load, loaded: list[object] = loaded) -> object:
-            loaded.append(load())
-            return loaded[0]
-
-        if not plugins.add(found.name, load):
+        try:
+            subject = loaded(found.name, found.load)
+        except ConfigError:
             broken.append(found.name)
             continue
-        names = [f"{one.kind}:{one.name}" for one in plugins.providers()] + [f"tool:{name}" for name in plugins.tools()]
-        if offers in names:
-            return _subject(found.name, loaded[0], plugins)
+        if offers in subject.offers():
+            return subject
     kind, _, name = offers.partition(":")
     fix = f"These plugins do not load: {', '.join(broken)}; see `rejoinder plugins list -v`." if broken else None
     raise UnknownName(f"{kind} provider" if kind != "tool" else kind, name, (), fix=fix)
@@ -128,16 +154,6 @@ def _import(name: str) -> object:
     for part in attribute.split(".") if attribute else ():
         found = getattr(found, part)
     return found
-
-
-def _refuse_broken(plugins: Plugins, name: str) -> None:
-    info = plugins.infos[name]
-    if not info.loaded:
-        raise ConfigError(
-            f"The plugin {name!r} cannot be loaded: {info.error}",
-            code="plugin_failed",
-            fix=f"Correct it, or install what is missing. {info.details}".strip(),
-        )
 
 
 # --- providers as a server makes them -----------------------------------------------------------------------------

@@ -72,13 +72,13 @@ class ToolConformance(PluginConformance):
 
         async def use() -> str:
             try:
-                return await tool.run(self.given(tool), context)
+                return await tool.run(self.sent(tool), context)
             except ToolError as error:
                 return error.message
 
         return use
 
-    def given(self, tool: Tool) -> dict[str, Any]:
+    def sent(self, tool: Tool) -> dict[str, Any]:
         """The arguments it is run with."""
         return minimal(tool.parameters) if self.arguments is None else dict(self.arguments)
 
@@ -146,7 +146,7 @@ class ToolConformance(PluginConformance):
         tool = self.made()
         began = time.perf_counter()
         try:
-            result = await bounded(tool.run(self.given(tool), self.context(tool)), USE_S, "A call")
+            result = await bounded(tool.run(self.sent(tool), self.context(tool)), USE_S, "A call")
         except ToolError as error:
             if self.arguments is not None:
                 raise Violation(
