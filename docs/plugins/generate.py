@@ -73,8 +73,8 @@ FACTS = {
     "register_agents": _OFFERED,
     "register_models": _OFFERED._replace(called="When a model is looked for or listed."),
     "register_routes": _OFFERED._replace(
-        called="Once, when the server's application is built, after `startup`; not where there is no server. Routes that "
-        "Litestar refuses are left out with their plugin's others, with a problem."
+        called="Once, when the server's application is built, after `startup`; not where there is no server. Routes "
+        "that Litestar refuses are left out with their plugin's others, with a problem."
     ),
     "startup": Facts(
         called="Once, when the runtime starts, one plugin after the other, after the database is open and before "
