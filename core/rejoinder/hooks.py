@@ -173,7 +173,7 @@ class SessionHooks:
         self._took(impl, took)
         if failure is not None:
             self._hooks.raised(impl, failure)
-        elif took < SLOW_S * 1e9:
+        elif took < SLOW_S * 1e9 and not inspect.isawaitable(result):
             self._hooks.worked(impl)
         self._hooks.held(impl, took)
         return failure is None, None if failure else result

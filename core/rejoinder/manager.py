@@ -214,6 +214,8 @@ class Plugins:
     def owner(self, kind: str, name: str) -> str:
         """The plugin that offers the provider (or `tool`, `agent`) of that name; "" if nobody does."""
         self._all_providers()
+        self.tools()
+        self.agents()
         return self._owners.get((kind, name), "")
 
     def offers(self, plugin: str) -> list[Provider]:
@@ -336,6 +338,10 @@ def settings_schema(settings: type[msgspec.Struct]) -> dict[str, Any]:
         # A type that has no schema is the author's business; the kit says so.
         return {}
     own = parts.pop(settings.__name__, schema)
+    for key in own.get("properties", {}).values():
+        # Of `Secret | None` the mark would be hidden in one of the two.
+        if any(choice.get("writeOnly") for choice in key.get("anyOf", ())):
+            key["writeOnly"] = True
     return {**own, "$defs": parts} if parts else own
 
 

@@ -1,0 +1,461 @@
+"""The hooks of conversations: what plugins may change, what their failures cost, and whose time it was."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rejoinder import events
+from rejoinder.events import ReplyFinished, ReplyText, ServerEvent, Transcript, TurnCommitted, TurnMetrics
+from rejoinder.hooks import Hooks
+from rejoinder.hookspecs import hookimpl
+from rejoinder.manager import Plugins
+from rejoinder.providers import LlmRequest, Message, ToolCall
+from rejoinder.settings import Agent
+from rejoinder.testing.pilot import pilot
+from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt
+from rejoinder.testing.virtual_time import run_virtual
+
+
+def plugins_of(*made: object) -> Plugins:
+    plugins = Plugins()
+    for number, plugin in enumerate(made):
+        assert plugins.add(f"p{number}", lambda plugin=plugin: plugin), plugins.infos
+    return plugins
+
+
+def one_hook(hook: str, function: Callable[..., Any]) -> Any:
+    """A plugin with one hook, which takes what `function` takes."""
+    return type("Plugin", (), {hook: staticmethod(hookimpl(function))})()
+
+
+def problems(plugins: Plugins, name: str = "p0") -> list[tuple[str, str]]:
+    return [(one.stage, one.subject) for one in plugins.infos[name].problems]
+
+
+# -- before the LLM
+
+
+def add_fact(request: LlmRequest) -> LlmRequest:
+    return replace(request, messages=(*request.messages[:1], Message("system", "It is noon."), *request.messages[1:]))
+
+
+def test_a_filter_changes_what_the_llm_is_sent_and_nothing_else() -> None:
+    seen = []
+
+    def filtered(session_id: str, agent: str, request: LlmRequest) -> LlmRequest:
+        seen.append((session_id, agent))
+        return add_fact(request)
+
+    async def main() -> None:
+        async with pilot(plugins=plugins_of(one_hook("before_llm", filtered))) as client:
+            await client.turn()
+            await client.until(ReplyFinished)
+            await client.turn()
+            await client.until(ReplyFinished, 2)
+            first, second = client.llm.requests
+            assert [m.content for m in first.messages][1:] == ["It is noon.", "hello there"]
+            assert [m.content for m in second.messages][1:] == [
+                "It is noon.",
+                "hello there",
+                "Hello there.",
+                "hello there",
+            ]
+            assert client.llm.requests[0].messages[1].role == "system"
+            assert all("noon" not in m.content for m in client.session.journal.messages("", 40))
+
+    run_virtual(main())
+    assert set(seen) == {("ses_pilot", "pilot")}
+
+
+def test_filters_are_chained_in_order_and_may_be_async() -> None:
+    def shout(request: LlmRequest) -> LlmRequest:
+        return replace(
+            request, messages=(*request.messages[:-1], Message("user", request.messages[-1].content.upper()))
+        )
+
+    async def look_up(request: LlmRequest) -> LlmRequest:
+        await asyncio.sleep(0.1)
+        return replace(request, messages=(*request.messages[:-1], Message("user", request.messages[-1].content + "!")))
+
+    async def main() -> None:
+        plugins = plugins_of(one_hook("before_llm", shout), one_hook("before_llm", look_up))
+        async with pilot(plugins=plugins) as client:
+            await client.turn()
+            metrics = await client.until(TurnMetrics)
+            assert client.llm.requests[-1].messages[-1].content == "HELLO THERE!"
+            assert metrics.response_us
+
+    run_virtual(main())
+
+
+def test_the_prompt_is_not_read_ahead_where_a_filter_may_hide_some_of_it() -> None:
+    class Reader(ScriptedLlm):
+        async def prefill(self, request: LlmRequest) -> None:
+            read.append(request)
+
+    read: list[LlmRequest] = []
+
+    async def main(plugins: Plugins) -> None:
+        async with pilot(plugins=plugins, llm=Reader()) as client:
+            await client.turn()
+            await client.until(ReplyFinished)
+
+    run_virtual(main(Plugins()))
+    assert read, "without a filter it is"
+    read.clear()
+    run_virtual(main(plugins_of(one_hook("before_llm", add_fact))))
+    assert not read
+
+
+@pytest.mark.parametrize("answer", ["late", "raise", "wrong", "wrong later", "cancel"])
+def test_a_filter_that_fails_costs_at_most_its_time(answer: str) -> None:
+    async def bad(request: LlmRequest) -> Any:
+        if answer == "late":
+            await asyncio.sleep(60)
+        if answer == "raise":
+            raise ValueError("broken")
+        if answer == "cancel":
+            raise TimeoutError
+        return 42
+
+    def wrong(request: LlmRequest) -> Any:
+        return 42
+
+    plugins = plugins_of(one_hook("before_llm", wrong if answer == "wrong" else bad))
+
+    async def main() -> None:
+        async with pilot(plugins=plugins) as client:
+            for number in range(1, 6):
+                started = client.now
+                await client.turn()
+                await client.until(ReplyFinished, number)
+                assert client.now - started < 5
+                assert client.llm.requests[-1].messages[-1].content == "hello there"
+            finished = client.events(ReplyFinished)
+            assert all(event.reason == "completed" for event in finished)
+
+    run_virtual(main())
+    assert problems(plugins) == [("hook", "before_llm")]
+    problem = plugins.infos["p0"].problems[0]
+    assert problem.count == 3, "it rests after the third failure in a row"
+    if answer == "late":
+        assert "longer than 0.5 s" in problem.what
+    elif answer == "raise":
+        assert "ValueError: broken" in problem.what
+        assert "in bad" in problem.details, "the traceback is kept"
+
+
+def test_one_that_rests_comes_back() -> None:
+    calls = []
+
+    def flaky(request: LlmRequest) -> None:
+        calls.append(now[0])
+        if len(calls) <= 3:
+            raise ValueError("not yet")
+
+    now = [0.0]
+    plugins = plugins_of(one_hook("before_llm", flaky))
+    hooks = Hooks(plugins, now=lambda: now[0])
+    session = hooks.session("ses_1")
+    request = LlmRequest((Message("user", "hi"),))
+
+    async def ask(at: float) -> None:
+        now[0] = at
+        await session.before_llm(request)
+
+    async def main() -> None:
+        for at in (0, 1, 2, 3, 31, 33, 34, 35):
+            await ask(at)
+
+    asyncio.run(main())
+    assert calls == [0, 1, 2, 33, 34, 35], "it rests for half a minute, and then works"
+
+
+# -- before TTS
+
+
+def test_what_is_spoken_may_differ_from_what_is_written() -> None:
+    def pronounce(text: str) -> str:
+        return text.replace("SQL", "sequel")
+
+    async def main() -> None:
+        llm = ScriptedLlm(lambda request: ("We use SQL here. ", "It is good. "))
+        async with pilot(plugins=plugins_of(one_hook("before_tts", pronounce)), llm=llm, reports=True) as client:
+            await client.turn()
+            finished = await client.until(ReplyFinished)
+            assert " ".join(client.tts.spoken) == "We use sequel here. It is good."
+            assert finished.text == finished.heard_text == "We use SQL here. It is good."
+
+    run_virtual(main())
+
+
+def test_what_is_left_out_was_not_heard() -> None:
+    def gag(text: str) -> str:
+        return "" if "secret" in text else text
+
+    async def main() -> None:
+        llm = ScriptedLlm(lambda request: ("This is open to all of you. ", "The secret is 42. ", "Goodbye to you. "))
+        async with pilot(plugins=plugins_of(one_hook("before_tts", gag)), llm=llm) as client:
+            await client.turn()
+            finished = await client.until(ReplyFinished)
+            assert (finished.reason, finished.heard_text) == (
+                "completed",
+                "This is open to all of you. Goodbye to you.",
+            )
+
+        silent = ScriptedLlm(lambda request: ("It is a secret. ",))
+        async with pilot(plugins=plugins_of(one_hook("before_tts", gag)), llm=silent) as client:
+            await client.turn()
+            finished = await client.until(ReplyFinished)
+            assert (finished.reason, finished.heard_text) == ("completed", ""), "to say nothing is no failure"
+            await client.turn()
+            await client.until(ReplyFinished, 2)
+
+    run_virtual(main())
+
+
+# -- before storage
+
+
+def hide(text: str) -> str:
+    return text.replace("4111", "****")
+
+
+def test_what_is_stored_is_redacted_and_what_is_heard_is_not() -> None:
+    stored: list[ServerEvent] = []
+
+    async def main() -> None:
+        llm = ScriptedLlm(lambda request: ("You said 41", "11, right? "))
+        stt = ScriptedStt(("my card is 4111",))
+        plugins = plugins_of(one_hook("before_storage", hide))
+        async with pilot(
+            plugins=plugins, llm=llm, stt=stt, observer=lambda event, data: stored.append(event)
+        ) as client:
+            await client.turn()
+            finished = await client.until(ReplyFinished)
+            assert finished.text == "You said 4111, right?"
+            assert client.llm.requests[-1].messages[-1].content == "my card is 4111"
+
+    run_virtual(main())
+    assert [e.text for e in stored if isinstance(e, TurnCommitted)] == ["my card is ****"]
+    assert {e.text for e in stored if isinstance(e, ReplyFinished)} == {"You said ****, right?"}
+    assert {e.delta for e in stored if isinstance(e, ReplyText)} == {""}, "it lies across two pieces"
+    assert {e.text for e in stored if isinstance(e, Transcript) and e.final} == {"my card is ****"}
+    assert [e.seq for e in stored] == list(range(1, len(stored) + 1)), "no event is missing"
+
+
+ALL_TEXTS: list[ServerEvent] = [
+    events.Transcript(turn_id="t", text="4111", final=True),
+    events.TurnCommitted(turn_id="t", text="4111"),
+    events.ReplyText(reply_id="r", delta="4111"),
+    events.ToolCalled(reply_id="r", call_id="c", name="pay", arguments='{"card": "4111"}'),
+    events.ToolProgress(reply_id="r", call_id="c", message="charging 4111"),
+    events.ToolReturned(reply_id="r", call_id="c", name="pay", status="ok", result="4111 charged"),
+    events.ReplyFinished(
+        reply_id="r", turn_id="t", reason="completed", text="4111", heard_text="4111", played_ms=1, estimated=False
+    ),
+    events.Interruption(turn_id="t", reply_id="r", accepted=True, cause="words", speech_ms=1, text="4111"),
+    events.Error(code="tool_failed", message="4111 is wrong", fix="not 4111"),
+]
+
+
+@pytest.mark.parametrize("event", ALL_TEXTS, ids=lambda event: type(event).__name__)
+def test_every_text_of_an_event_is_redacted(event: ServerEvent) -> None:
+    hooks = Hooks(plugins_of(one_hook("before_storage", hide))).session("ses_1")
+    before = events.encode(event)
+    stored, data = hooks.stored(event, before)
+    assert b"4111" not in data
+    assert events.encode(stored) == data
+    assert events.encode(event) == before, "who listens gets it as it is"
+
+
+def test_every_event_with_text_is_known() -> None:
+    """A new event with a field that holds what was said must not be forgotten here."""
+    words = {"text", "heard_text", "delta", "message", "fix", "arguments", "result"}
+    known = {type(event) for event in ALL_TEXTS}
+    for kind in events.ServerEvent.__args__:
+        assert kind in known or not words & set(kind.__struct_fields__), kind
+
+
+def test_what_cannot_be_redacted_is_not_stored() -> None:
+    def broken(text: str) -> str:
+        raise ValueError(text)
+
+    now = [0.0]
+    plugins = plugins_of(one_hook("before_storage", hide), one_hook("before_storage", broken))
+    hooks = Hooks(plugins, now=lambda: now[0])
+    session = hooks.session("ses_1")
+    for _ in range(6):
+        stored, data = session.stored(ALL_TEXTS[1], b"")
+        assert isinstance(stored, TurnCommitted)
+        assert stored.text == ""
+        assert b"4111" not in data
+    assert plugins.infos["p1"].problems[0].count == 3, "while it rests nothing is stored either"
+
+
+def test_without_such_a_plugin_events_are_stored_as_they_are() -> None:
+    hooks = Hooks(Plugins()).session("ses_1")
+    assert hooks.stored(ALL_TEXTS[1], b"as it is") == (ALL_TEXTS[1], b"as it is")
+
+
+# -- observers
+
+
+def test_an_observer_that_raises_rests_and_the_others_see_everything() -> None:
+    seen: list[ServerEvent] = []
+
+    def broken(event: ServerEvent) -> None:
+        raise ValueError("no")
+
+    def watch(session_id: str, event: ServerEvent) -> None:
+        seen.append(event)
+
+    plugins = plugins_of(one_hook("on_event", broken), one_hook("on_event", watch))
+
+    async def main() -> None:
+        async with pilot(plugins=plugins) as client:
+            await client.turn()
+            await client.until(ReplyFinished)
+            assert [e.seq for e in seen] == list(range(1, len(seen) + 1))
+            assert any(isinstance(e, ReplyFinished) for e in seen)
+
+    run_virtual(main())
+    assert plugins.infos["p0"].problems[0].count == 3
+    assert problems(plugins, "p1") == []
+
+
+def test_who_blocks_the_loop_for_long_rests_at_once_and_is_told_what_to_do() -> None:
+    calls = []
+
+    def block(event: ServerEvent) -> None:
+        calls.append(1)
+        time.sleep(0.2)
+
+    plugins = plugins_of(one_hook("on_event", block))
+    hooks = Hooks(plugins, now=lambda: 0.0)
+    session = hooks.session("ses_1")
+    for _ in range(5):
+        session.observe(ALL_TEXTS[1])
+    assert len(calls) == 1
+    problem = plugins.infos["p0"].problems[0]
+    assert (problem.stage, problem.subject) == ("block", "on_event")
+    assert "held up the event loop" in problem.what
+    assert "to_thread" in problem.what
+    assert "test_hooks.py" in problem.details
+    assert hooks.blamed("p0", 0.2), "the watchdog need not say it again"
+    assert not hooks.blamed("p0", 0.2), "but for the next time"
+
+
+# -- whose time it was
+
+
+def test_the_time_of_hooks_is_counted_by_plugin_and_turn() -> None:
+    async def slow(request: LlmRequest) -> None:
+        time.sleep(0.005)
+
+    def quick(text: str) -> None:
+        time.sleep(0.002)
+
+    plugins = plugins_of(one_hook("before_llm", slow), one_hook("before_tts", quick))
+
+    async def main() -> None:
+        async with pilot(plugins=plugins, agent=Agent(greeting="Hello!")) as client:
+            await client.until(ReplyFinished)
+            await client.turn()
+            first = await client.until(TurnMetrics)
+            await client.turn()
+            second = await client.until(TurnMetrics, 2)
+            for metrics in (first, second):
+                assert set(metrics.hooks) == {"p0", "p1"}
+                assert metrics.hooks["p0"] >= 5000
+                assert metrics.hooks["p1"] >= 2000
+
+    run_virtual(main())
+
+
+def test_without_plugins_nothing_is_counted() -> None:
+    async def main() -> None:
+        async with pilot() as client:
+            await client.turn()
+            assert (await client.until(TurnMetrics)).hooks == {}
+
+    run_virtual(main())
+
+
+# -- life and health
+
+
+def test_startup_and_shutdown_in_order_and_what_fails_does_not_keep_the_others() -> None:
+    log: list[str] = []
+
+    class Good:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @hookimpl
+        async def startup(self, runtime: Any) -> None:
+            log.append(f"{self.name} up {runtime}")
+
+        @hookimpl
+        def shutdown(self) -> None:
+            log.append(f"{self.name} down")
+
+    class Bad:
+        @hookimpl
+        def startup(self) -> None:
+            raise ValueError("no")
+
+        @hookimpl
+        async def shutdown(self) -> None:
+            await asyncio.sleep(3600)
+
+    plugins = plugins_of(Good("a"), Bad(), Good("b"))
+
+    async def main() -> None:
+        hooks = Hooks(plugins)
+        await hooks.startup("R")
+        await hooks.shutdown("R")
+
+    run_virtual(main())
+    assert log == ["a up R", "b up R", "b down", "a down"]
+    assert problems(plugins, "p1") == [("startup", "startup"), ("shutdown", "shutdown")]
+    assert "longer than 5 s" in plugins.infos["p1"].problems[1].what
+
+
+def test_health() -> None:
+    async def hang() -> str:
+        await asyncio.sleep(3600)
+        return ""
+
+    def broken() -> str:
+        raise ValueError("no idea")
+
+    said = [lambda: None, lambda: "", lambda: "no licence", hang, broken]
+    plugins = plugins_of(*(one_hook("health", function) for function in said))
+    found = run_virtual(Hooks(plugins).health())
+    assert found == {"p2": "no licence", "p3": "health took longer than 1 s.", "p4": "ValueError: no idea"}
+
+
+def test_a_call_of_the_agents_tool_is_one_more_request() -> None:
+    """Each request passes the filter, also those that follow tool results."""
+    asked = []
+
+    def count(request: LlmRequest) -> None:
+        asked.append(request.messages[-1].role)
+
+    calls = iter([(ToolCall("c1", "nothing", "{}"),), ("Done. ",)])
+
+    async def main() -> None:
+        llm = ScriptedLlm(lambda request: next(calls))
+        async with pilot(plugins=plugins_of(one_hook("before_llm", count)), llm=llm) as client:
+            await client.turn()
+            await client.until(ReplyFinished)
+
+    run_virtual(main())
+    assert asked == ["user", "tool"]
