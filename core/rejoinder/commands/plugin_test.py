@@ -29,15 +29,16 @@ def command(ctx: click.Context, target: str, only: tuple[str, ...], runs: int | 
     """Test a plugin against what the engine expects of its kind.
 
     TARGET is a project folder (its entry points in pyproject.toml; it need not be installed), a file, or the name of an
-    installed plugin. Settings come from rejoinder.toml and the environment, as for the server.
+    installed plugin. Settings come from rejoinder.toml and the environment, as for the server; samples of speech,
+    arguments of tools and the like from the suites in the project's tests/test_conformance.py, if it has any.
 
     Exit code 0: all rules hold; 1: one is broken; 3: the plugin cannot be loaded.
     """
     from rejoinder.errors import ConfigError
-    from rejoinder.testing.conformance.targets import subjects, suites
+    from rejoinder.testing.conformance.targets import own_suites, subjects, suites
 
     began = time.monotonic()
-    found = subjects(target)
+    found, own = subjects(target), own_suites(target)
     offers = [offer for subject in found for offer in subject.offers()]
     if not offers or (only and not set(only) & set(offers)):
         problem = next((subject.problem for subject in found if subject.problem), "")
@@ -49,7 +50,7 @@ def command(ctx: click.Context, target: str, only: tuple[str, ...], runs: int | 
     reports = []
     counts: Counter[str] = Counter()
     for subject in found:
-        for offer, suite in suites(subject, only, runs):
+        for offer, suite in suites(subject, only, runs, own):
             if not as_json:
                 click.echo(f"{click.style(offer, bold=True)} of the plugin {subject.name!r}")
             outcomes = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from rejoinder.testing.conformance.plugin import PluginConformance
 from rejoinder.testing.conformance.subject import Subject, loaded, subject_of
 
 PROJECT = "pyproject.toml"
+OWN = Path("tests", "test_conformance.py")
+"""Where a project's own suites are: with its samples, arguments, language."""
+Own = Sequence[type[PluginConformance]]
 
 
 def subjects(target: str) -> list[Subject]:
@@ -39,24 +43,56 @@ def subjects(target: str) -> list[Subject]:
     return [loaded(one.name, one.load) for one in named]
 
 
-def suites(subject: Subject, only: tuple[str, ...], runs: int | None) -> Iterator[tuple[str, PluginConformance]]:
-    """What there is to test of `subject` (`kind:name` and the suite for it); with `only`, those alone."""
+def own_suites(target: str) -> Own:
+    """The suites that the project in the folder `target` has in `tests/test_conformance.py`, for pytest; maybe none.
+
+    Raises:
+        ConfigError: that file cannot be loaded.
+    """
+    file = Path(target) / OWN
+    if not file.is_file():
+        return ()
+    name = "rejoinder_own_conformance"
+    spec = spec_from_file_location(name, file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(
+            f"{str(file)!r} cannot be loaded: {type(error).__name__}: {error}.",
+            code="plugin_failed",
+            fix="Correct it: its suites are used here, too.",
+        ) from error
+    found = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == name]
+    return [one for one in found if issubclass(one, PluginConformance)]
+
+
+def suites(
+    subject: Subject, only: tuple[str, ...], runs: int | None, own: Own = ()
+) -> Iterator[tuple[str, PluginConformance]]:
+    """What there is to test of `subject` (`kind:name` and the suite for it); with `only`, those alone.
+
+    Of the suites in `own` all that are of that kind and name are taken, where there are any.
+    """
     for offer in subject.offers():
         if only and offer not in only:
             continue
         kind, _, name = offer.partition(":")
         module = import_module(f"rejoinder.testing.conformance.{kind}")
-        made: Callable[[], Any] = getattr(module, f"{kind.capitalize()}Conformance")
-        suite = made()
-        suite.plugin = subject.plugin
-        suite.given = subject
-        if kind == "tool":
-            suite.tool = name
-        elif name:
-            suite.provider = name
-        if runs is not None:
-            suite.runs = runs
-        yield offer, suite
+        general: type[PluginConformance] = getattr(module, f"{kind.capitalize()}Conformance")
+        which = "tool" if kind == "tool" else "provider"
+        fitting = [one for one in own if issubclass(one, general) and (not name or getattr(one, which) == name)]
+        for made in fitting or [general]:
+            suite: Any = made()
+            suite.plugin = subject.plugin
+            suite.given = subject
+            if name:
+                setattr(suite, which, name)
+            if runs is not None:
+                suite.runs = runs
+            yield offer, suite
 
 
 def _project(folder: Path) -> list[Subject]:
