@@ -126,6 +126,8 @@ class _Call:
             checked = msgspec.convert(arguments, self._arguments)
         except msgspec.ValidationError as error:
             raise self._explain(error) from None
+        except UnicodeEncodeError:
+            raise ToolError(f"The arguments of {self._name} hold half of a character. Call again without it.") from None
         values = {name: getattr(checked, name) for name in self._arguments.__struct_fields__}
         if self._context:
             values[self._context] = context
