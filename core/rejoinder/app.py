@@ -399,6 +399,7 @@ class Runtime:
     async def health(self) -> dict[str, str]:
         """What plugins say is not well, by name; asked at most every 5 s."""
         at, found = self._health
+        self._audit()
         if self.clock.monotonic() - at >= _HEALTH_S:
             found = await self.hooks.health()
             self._health = (self.clock.monotonic(), found)

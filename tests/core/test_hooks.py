@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from rejoinder.events import ReplyFinished, ReplyText, ServerEvent, Transcript, 
 from rejoinder.hooks import Hooks
 from rejoinder.hookspecs import hookimpl
 from rejoinder.manager import Plugins
-from rejoinder.providers import LlmRequest, Message, ToolCall
+from rejoinder.providers import LlmDelta, LlmRequest, Message, ToolCall
 from rejoinder.settings import Agent
 from rejoinder.testing.pilot import pilot
 from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt
@@ -25,7 +26,7 @@ from rejoinder.testing.virtual_time import run_virtual
 def plugins_of(*made: object) -> Plugins:
     plugins = Plugins()
     for number, plugin in enumerate(made):
-        assert plugins.add(f"p{number}", lambda plugin=plugin: plugin), plugins.infos
+        assert plugins.add(f"p{number}", partial(lambda made: made, plugin)), plugins.infos
     return plugins
 
 
@@ -357,7 +358,7 @@ def test_who_blocks_the_loop_for_long_rests_at_once_and_is_told_what_to_do() -> 
 
 def test_the_time_of_hooks_is_counted_by_plugin_and_turn() -> None:
     async def slow(request: LlmRequest) -> None:
-        time.sleep(0.005)
+        time.sleep(0.005)  # noqa: ASYNC251 - that is the fault
 
     def quick(text: str) -> None:
         time.sleep(0.002)
@@ -449,7 +450,7 @@ def test_a_call_of_the_agents_tool_is_one_more_request() -> None:
     def count(request: LlmRequest) -> None:
         asked.append(request.messages[-1].role)
 
-    calls = iter([(ToolCall("c1", "nothing", "{}"),), ("Done. ",)])
+    calls: Iterator[tuple[LlmDelta, ...]] = iter([(ToolCall("c1", "nothing", "{}"),), ("Done. ",)])
 
     async def main() -> None:
         llm = ScriptedLlm(lambda request: next(calls))

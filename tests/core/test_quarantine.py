@@ -19,7 +19,7 @@ from rejoinder.manager import Plugins, load_plugins
 from rejoinder.providers import Capabilities, Provider
 from rejoinder.settings import Agent, Limits, Settings
 from rejoinder.testing.scripted import ScriptedTts
-from rejoinder.watchdog import Owners, Watchdog, tasks_of_plugins
+from rejoinder.watchdog import Block, Owners, Watchdog, tasks_of_plugins
 
 FALLBACK = Agent(
     vad="scripted", stt=("scripted",), llm=("scripted",), tts=("acme", "scripted"), tools=(), turn=(), interruption=()
@@ -247,7 +247,7 @@ def test_the_watchdog_names_the_code_that_held_up_the_loop(tmp_path: Path) -> No
     assert owners.of(str(Path(openai.__file__).parent / "tts.py")) == "openai", "a package with all its modules"
 
     async def main() -> None:
-        blocks = []
+        blocks: list[Block] = []
         watchdog = Watchdog(blocks.append)
         watchdog.start()
         try:

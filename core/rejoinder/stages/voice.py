@@ -224,11 +224,12 @@ class Voice:
         resampler = Resampler(tts.sample_rate, self._rate)
         step = byte_count(self._chunk_ms, tts.sample_rate)
         words: list[WordTime] = []
-        begun = False
+        begun = timed = False
         made = 0
         async with Closing(_opened(tts, text, self._voice, self._language), name) as stream:
             while (piece := await within(_audio(stream, words), self._limit_s, name)) is not None:
                 made += len(piece)
+                timed = timed or bool(words)
                 # Resampled piece by piece: a whole minute at once would hold up the event loop.
                 for start in range(0, len(piece), step):
                     if converted := resampler.process(piece[start : start + step]):
@@ -242,15 +243,15 @@ class Voice:
                 yield words.pop(0)
         if rest:
             yield rest
-        self._judge_pace(name, text, made / byte_count(1000, tts.sample_rate))
+        self._judge_pace(name, text, made / byte_count(1000, tts.sample_rate), timed)
 
-    def _judge_pace(self, name: str, text: str, seconds: float) -> None:
+    def _judge_pace(self, name: str, text: str, seconds: float, timed: bool) -> None:
         """Look whether `text` can have been spoken in that time; it cannot where the sample rate is a wrong one."""
         letters = sum(map(str.isalpha, text))
-        if letters < _JUDGED_LETTERS or not text.isascii():
+        # Who knows when each word is spoken knows how fast; other scripts need fewer letters.
+        if timed or letters < _JUDGED_LETTERS or not text.isascii() or not seconds:
             return
-        pace = letters / seconds if seconds else 0
-        if pace and not _PACE[0] <= pace <= _PACE[1]:
+        if not _PACE[0] <= letters / seconds <= _PACE[1]:
             rate = self._providers[name].sample_rate
             self._odd(name, f"{letters} letters were spoken in {seconds:.1f} s; is its sample_rate right ({rate} Hz)")
 
