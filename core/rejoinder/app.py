@@ -11,7 +11,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from rejoinder import preflight
 from rejoinder.audio import Rates
@@ -52,6 +54,7 @@ TEXT_RATES = Rates(16_000, 24_000)
 """Of a session that begins in writing; whoever comes to speak gets their own."""
 
 
+S = TypeVar("S", bound=msgspec.Struct)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 """A provider that could not be made or loaded is tried again after this, then after twice as long."""
 _BENCH_S = 60.0
@@ -393,6 +396,14 @@ class Runtime:
             await self.provider(kind, name)
         except RejoinderError as error:
             log.info("the %s provider %s still fails: %s", kind, name, error.explain())
+
+    def section(self, name: str, schema: type[S]) -> S:
+        """The settings `[plugins.NAME]`, for the hooks of plugins; see `register_settings`.
+
+        Raises:
+            ConfigError: they do not fit `schema`; a server that listens has refused to start then.
+        """
+        return read_section(self.settings.plugins, name, schema)
 
     # -- plugins that misbehave
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import msgspec
+
     from rejoinder.events import ServerEvent
     from rejoinder.providers import LlmRequest, ModelFile, Provider, Tool, ToolSource
     from rejoinder.settings import Agent
@@ -51,6 +53,15 @@ def register_tool_sources(runtime: Any) -> Iterable[ToolSource]:
 @hookspec
 def register_agents() -> Mapping[str, Agent]:
     """Return agents by name; those in the settings win over them, and over REST they cannot be changed."""
+    return {}
+
+
+@hookspec
+def register_settings() -> Mapping[str, type[msgspec.Struct]]:
+    """Return the schemas of sections `[plugins.NAME]` by name, besides those of this plugin's providers and tools.
+
+    They are checked before the server starts; `runtime.section(NAME, Schema)` reads one.
+    """
     return {}
 
 

@@ -202,6 +202,13 @@ class Plugins:
             self._agents = self._unique("agent", offered)
         return self._agents
 
+    def settings(self) -> dict[str, type[msgspec.Struct]]:
+        """The schemas of sections that belong to no provider and no tool, by name."""
+        offered = []
+        for impl in self.implementations("register_settings"):
+            offered += [(impl.plugin, name, schema) for name, schema in self._items(impl, type, mapped=True)]
+        return self._unique("settings", offered)
+
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""
         offered = self._collect("register_models", ModelFile)

@@ -130,10 +130,22 @@ def bad_names(
         hint = did_you_mean(agent.voice, known)
         what = f"{agent.tts[0]} has no voice {agent.voice!r}; {hint or 'known: ' + ', '.join(sorted(known))}"
         bad.append(BadName("voice", agent.voice, what, bool(hint)))
+    bad += _bad_languages(agent, plugins)
     for name in agent.transfers:
         if name not in fixed and not AGENT_NAME.match(name):
             bad.append(BadName("transfers", name, UnknownName("agent", name, fixed).message, False))
     return bad
+
+
+def _bad_languages(agent: Agent, plugins: Plugins) -> Iterable[BadName]:
+    """Kinds of which none of the agent's providers has its language, as far as they say so."""
+    offers = {(offer.kind, offer.name): offer.capabilities for offer in plugins.providers()}
+    for kind in ("stt", "tts"):
+        known = [(name, offers[kind, name]) for name in agent.names(kind) if (kind, name) in offers]
+        if known and not any(stated.speaks(agent.language) for _, stated in known):
+            can = "; ".join(f"{name}: {', '.join(stated.languages or ()) or 'none'}" for name, stated in known)
+            what = f"no {kind} provider of its has {agent.language!r} ({can})"
+            yield BadName("language", agent.language, what, True)
 
 
 def by_field(bad: Iterable[BadName]) -> dict[str, str]:
@@ -167,13 +179,15 @@ def _schemas(plugins: Plugins) -> dict[str, list[type[msgspec.Struct]]]:
         known = schemas.setdefault(offer.name, [])
         if offer.settings not in known:
             known.append(offer.settings)
+    for name, schema in plugins.settings().items():
+        schemas.setdefault(name, []).append(schema)
     return schemas
 
 
 def _eager(plugins: Plugins) -> set[str]:
-    """The names of tools and sources: they have their settings from the start, also where nobody has set any."""
+    """The names of tools, sources and sections of their own: they are read from the start, also where none is set."""
     offers: list[Tool | ToolSource] = [*plugins.tools().values(), *plugins.tool_sources()]
-    return {offer.name for offer in offers if offer.settings is not NoSettings}
+    return {*plugins.settings(), *(offer.name for offer in offers if offer.settings is not NoSettings)}
 
 
 def _section(name: str, section: Mapping[str, Any], schemas: Iterable[type[msgspec.Struct]]) -> list[str]:

@@ -19,7 +19,7 @@ from rejoinder.hookspecs import hookimpl
 from rejoinder.manager import Plugins, load_plugins
 from rejoinder.preflight import examine
 from rejoinder.providers import Provider, Tool
-from rejoinder.settings import Auth, Settings, load_settings
+from rejoinder.settings import Agent, Auth, Settings, load_settings
 
 SCRIPTED = {**dict.fromkeys(("vad", "stt", "llm", "tts"), "scripted"), "turn": [], "interruption": [], "tools": []}
 TYPOS = """
@@ -207,3 +207,37 @@ def test_a_section_serves_all_that_have_its_name(tmp_path: Path) -> None:
     ]
     # A tool has its settings from the start, also where nobody set any.
     assert examine(Settings(), plugins, ()).problems == ["plugins.twin: Object missing required field `where`"]
+
+
+def test_sections_of_plugins_that_offer_no_provider() -> None:
+    class Options(msgspec.Struct, forbid_unknown_fields=True):
+        most: int = 3
+
+    class Watcher:
+        @hookimpl
+        def register_settings(self) -> dict[str, type[msgspec.Struct]]:
+            return {"watcher": Options}
+
+    plugins = load_plugins()
+    plugins.add("watch", Watcher)
+    assert examine(Settings(plugins={"watcher": {"most": "5"}}), plugins, ()).problems == []
+    (problem,) = examine(Settings(plugins={"watcher": {"mots": 5}}), plugins, ()).problems
+    assert "plugins.watcher.mots: unknown key, did you mean 'most'?" in problem
+    (problem,) = examine(Settings(plugins={"watcher": {"most": "many"}}), plugins, ()).problems
+    assert "plugins.watcher.most" in problem
+    runtime = Runtime(Settings(plugins={"watcher": {"most": "5"}}), plugins=plugins)
+    assert runtime.section("watcher", Options).most == 5
+    assert runtime.plugins.owner("settings", "watcher") == "watch"
+
+
+def test_a_language_that_no_provider_of_a_chain_has() -> None:
+    plugins = load_plugins()
+    agents = {
+        "french": Agent(language="fr", stt=("moonshine",), tts=("hibari", "openai"), llm=("openai",)),
+        "british": Agent(language="en-GB"),
+    }
+    runtime = Runtime(Settings(agents=agents), plugins=plugins)
+    (problem,) = [one for one in runtime.examine().problems if "language" in one]
+    assert problem.startswith("agents.french.language: ")
+    assert "moonshine" in problem
+    assert "hibari" not in problem, "there is another one in that chain"

@@ -100,6 +100,7 @@ def _offers(plugins: Plugins, name: str) -> Iterator[str]:
     for kind, names in (
         ("tool", plugins.tools()),
         ("tools", [source.name for source in plugins.tool_sources()]),
+        ("settings", plugins.settings()),
         ("agent", plugins.agents()),
         ("model", plugins.models()),
     ):
@@ -155,7 +156,7 @@ def list_plugins(ctx: click.Context, as_json: bool, verbose: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def info_command(name: str, as_json: bool) -> None:
     """Show what the plugin NAME offers: capabilities, settings and where to set them, hooks, problems."""
-    from rejoinder.manager import plugins_of
+    from rejoinder.manager import plugins_of, settings_schema
     from rejoinder.settings import load_settings
 
     settings = load_settings()
@@ -174,22 +175,31 @@ def info_command(name: str, as_json: bool) -> None:
         click.echo(f"offers  {', '.join(report.offers)}")
     if report.hooks:
         click.echo(f"hooks   {', '.join(report.hooks)}")
+    sections = {
+        section: settings_schema(schema)
+        for section, schema in plugins.settings().items()
+        if plugins.owner("settings", section) == name
+    }
     for one in details:
+        # Several kinds may share one.
+        sections[one["name"]] = {**sections.get(one["name"], {}), **one["settings"]}
         click.echo(f"\n{one['kind']}:{one['name']}  {one['summary']}")
         for key, value in one["capabilities"].items():
             click.echo(f"  {key}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
-        rows = [
-            (key, "(secret)" if value.get("writeOnly") else json.dumps(value.get("default")), _variable(one, key))
-            for key, value in one["settings"].get("properties", {}).items()
-        ]
-        if rows:
-            click.echo(table((f"[plugins.{one['name']}]", "default", "or in the environment"), rows))
+    for section, schema in sections.items():
+        _show_settings(section, schema)
 
 
-def _variable(offer: dict[str, Any], key: str) -> str:
+def _show_settings(section: str, schema: dict[str, Any]) -> None:
+    """What can be set in `[plugins.SECTION]`, and by which variable."""
     from rejoinder.settings import ENV_PREFIX
 
-    return f"{ENV_PREFIX}PLUGINS__{offer['name'].upper()}__{key.upper()}"
+    rows = []
+    for key, value in schema.get("properties", {}).items():
+        default = "(secret)" if value.get("writeOnly") else json.dumps(value.get("default"))
+        rows.append((key, default, f"{ENV_PREFIX}PLUGINS__{section.upper()}__{key.upper()}"))
+    if rows:
+        click.echo("\n" + table((f"[plugins.{section}]", "default", "or in the environment"), rows, words=3))
 
 
 def _describe(offer: Provider) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _describe(offer: Provider) -> dict[str, Any]:
         "kind": offer.kind,
         "name": offer.name,
         "summary": offer.summary,
-        "capabilities": {key: value for key, value in asdict(offer.capabilities).items() if value not in (None, ())},
+        "capabilities": {key: value for key, value in asdict(offer.capabilities).items() if value not in (None, (), False)},
         "settings": settings_schema(offer.settings),
     }
 

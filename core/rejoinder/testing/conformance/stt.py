@@ -30,6 +30,8 @@ class SttConformance(Asynchronous):
     kind = "stt"
     samples: Sequence[tuple[str | Path, str]] = ()
     """WAV files and what is said in them; none: sentences spoken by an installed TTS."""
+    real_s = 6.0
+    """So much of the speech is fed in real time in the search for partials."""
     error_rate = ERROR_RATE
     """The share of words that may be wrong."""
 
@@ -255,8 +257,8 @@ class SttConformance(Asynchronous):
             stream = self.open(provider, lambda text: heard.append((text, threading.get_ident())))
             if heard:
                 raise Violation("a partial comes before any sound", "call `on_partial` only for what was fed")
-            # In real time, at most 6 s of it: partials are made while somebody speaks.
-            for piece in pieces(pcm[: audio.byte_count(6_000, audio.ENGINE_RATE)], FRAME):
+            # Partials are made while somebody speaks.
+            for piece in pieces(pcm[: audio.byte_count(self.real_s * 1000, audio.ENGINE_RATE)], FRAME):
                 stream.feed(piece)
                 await asyncio.sleep(audio.FRAME_MS / 1000)
             await bounded(stream.flush(), USE_S, "`flush`")
@@ -280,12 +282,12 @@ class SttConformance(Asynchronous):
                 raise Violation(f"a partial is {type(text).__name__}", "call `on_partial` with the text so far")
         if offer.capabilities.streaming and not count:
             raise Violation(
-                "its capabilities say `streaming=True`, but no partial came in 6 s of sound",
+                f"its capabilities say `streaming=True`, but no partial came in {self.real_s:g} s of sound",
                 "call `on_partial(text_so_far)` while sound is fed, or say `streaming=False`",
             )
         if offer.capabilities.streaming is False and count:
             raise Violation("it gives partials but says `streaming=False`", "say `Capabilities(streaming=True)`")
-        return Seen(f"{count} partials in 6 s", partials=count)
+        return Seen(f"{count} partials in {self.real_s:g} s", partials=count)
 
 
 async def feed(stream: Any, pcm: bytes, size: int = FRAME) -> None:
