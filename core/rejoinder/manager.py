@@ -18,7 +18,7 @@ import pluggy
 from rejoinder import hookspecs
 from rejoinder.discovery import Refused, find_plugins
 from rejoinder.errors import RejoinderError, UnknownName, did_you_mean, sentence
-from rejoinder.providers import Kind, ModelFile, Provider, Tool, ToolSource
+from rejoinder.providers import KINDS, Kind, ModelFile, Provider, Tool, ToolSource
 from rejoinder.settings import Agent, Settings
 from rejoinder.tooling import FunctionTool
 
@@ -290,7 +290,11 @@ class Plugins:
         if self._providers is None:
             self._providers = {}
             offered = list(self._collect("register_providers", Provider))
-            for kind in {provider.kind for _, provider in offered}:
+            for plugin, provider in offered:
+                if provider.kind not in KINDS:
+                    what = f"There is no kind of provider {str(provider.kind)[:80]!r}; there are {', '.join(KINDS)}"
+                    self.report(plugin, "register", provider.name, what)
+            for kind in KINDS:
                 own = ((plugin, p.name, p) for plugin, p in offered if p.kind == kind)
                 self._providers |= {(kind, name): p for name, p in self._unique(kind, own).items()}
         return self._providers

@@ -227,6 +227,13 @@ def test_tools_of_one_name() -> None:
     assert "tool:clock is taken by the plugin 'tools'" in why(plugins, "mine")
 
 
+def test_a_kind_that_is_not_there() -> None:
+    plugins = Plugins()
+    plugins.add("one", lambda: Speaker("hum", "video"))
+    assert plugins.providers() == []
+    assert "no kind of provider 'video'; there are vad, stt" in why(plugins, "one")
+
+
 # -- agents
 
 

@@ -207,11 +207,12 @@ def _describe(offer: Provider) -> dict[str, Any]:
 
     from rejoinder.manager import settings_schema
 
+    stated = asdict(offer.capabilities)
     return {
         "kind": offer.kind,
         "name": offer.name,
         "summary": offer.summary,
-        "capabilities": {key: value for key, value in asdict(offer.capabilities).items() if value not in (None, (), False)},
+        "capabilities": {key: value for key, value in stated.items() if value not in (None, (), False)},
         "settings": settings_schema(offer.settings),
     }
 
