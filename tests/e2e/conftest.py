@@ -83,10 +83,10 @@ Start = Callable[..., ServerProcess]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """`start({"repeat": 3}, LIMITS__IDLE_S="2")`: a server with that script and those settings."""
+    """`start({"repeat": 3}, LIMITS__IDLE_S="2")`: a server with that script and those settings; `python` runs it."""
     servers: list[ServerProcess] = []
 
-    def begin(script: dict[str, Any], **settings: str) -> ServerProcess:
+    def begin(script: dict[str, Any], *, python: str | Path = sys.executable, **settings: str) -> ServerProcess:
         database = tmp_path / "rejoinder.db"
         scripted = {"start_ms": 60, "end_silence_ms": 100, **script}
         environment = {
@@ -101,7 +101,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             **{f"REJOINDER_{key}": value for key, value in settings.items()},
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "rejoinder", "serve"],
+            [python, "-m", "rejoinder", "serve"],
             env=environment,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
