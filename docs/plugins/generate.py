@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rejoinder import hooks, hookspecs
+from rejoinder.settings import Limits
 
 PAGE = Path(__file__).parent / "hooks.md"
 
@@ -71,6 +72,9 @@ FACTS = {
         called="With `runtime` None wherever sources are only listed, and with the runtime once when it is made.",
     ),
     "register_agents": _OFFERED,
+    "register_settings": _OFFERED._replace(
+        called="When settings are checked: at the start, and where plugins are listed."
+    ),
     "register_models": _OFFERED._replace(called="When a model is looked for or listed."),
     "register_routes": _OFFERED._replace(
         called="Once, when the server's application is built, after `startup`; not where there is no server. Routes "
@@ -114,7 +118,7 @@ FACTS = {
         raises="The request goes on as it was before this plugin; see [failing](#failing). A result that is neither an "
         "`LlmRequest` nor None counts as failed.",
         blocks="Every call is held up; see [time](#time).",
-        late="An `async` one has `limits.hook_ms` (500); then it is cancelled, and that counts as failed.",
+        late=f"An `async` one has `limits.hook_ms` ({Limits().hook_ms}); then it is cancelled, which counts as failed.",
     ),
     "before_tts": Facts(
         called="Before each chunk of an answer is spoken, when there is somebody who listens; not for phrases that are "
