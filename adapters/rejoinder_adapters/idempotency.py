@@ -36,6 +36,8 @@ _HEADERS = ("content-type", "location", "etag")
 """Of an answer these are kept."""
 SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|tickets)/?")
 """Their answers hold a secret, which must not lie about for a day."""
+SAID = re.compile(r"/v1/(chat|audio)(/.*)?")
+"""Their answers hold what was said, which is not stored as it is where a plugin hides some of it (`before_storage`)."""
 _NOT_FINAL = frozenset({401, 403, 408, 425, 429, CLIENT_GONE})
 """Refusals that say nothing about the request itself."""
 _SESSION = re.compile(rb'"session_id":"([a-z]+_[0-9a-z]+)"')
@@ -68,7 +70,10 @@ def idempotency(runtime: Runtime) -> Any:
             if isinstance(known, Kept):
                 await _replay(known, fingerprint, send)
                 return
-            await _Attempt(answers, known, send).run(app, scope, body, receive)
+            hides = (
+                bool(runtime.plugins.implementations("before_storage")) and SAID.fullmatch(scope["path"]) is not None
+            )
+            await _Attempt(answers, known, send, hides).run(app, scope, body, receive)
 
         return call
 
@@ -76,9 +81,13 @@ def idempotency(runtime: Runtime) -> Any:
 
 
 class _Attempt:
-    """A request that is done for the first time: what is sent in answer is kept before it is sent."""
+    """A request that is done for the first time: what is sent in answer is kept before it is sent.
 
-    def __init__(self, answers: Answers, taken: Taken, send: Send) -> None:
+    Of one that `hides` what it says only that it was done is kept.
+    """
+
+    def __init__(self, answers: Answers, taken: Taken, send: Send, hides: bool = False) -> None:
+        self._hides = hides
         self._answers = answers
         self._taken = taken
         self._send = send
@@ -144,13 +153,14 @@ class _Attempt:
         try:
             text = body.decode()
             # PostgreSQL has no NUL in text.
-            whole = "\0" not in text
+            whole = "\0" not in text and not self._hides
         except UnicodeDecodeError:
             whole = False
         if whole:
             await self._store(status, headers, text)
         else:
-            await self._store(status, {_STREAMED: ""}, "")
+            named = _SESSION.search(body)
+            await self._store(status, {_STREAMED: named[1].decode() if named else ""}, "")
 
     async def _store(self, status: int, headers: dict[str, str], body: str) -> None:
         self._settled = True
@@ -224,7 +234,8 @@ async def _replay(kept: Kept, fingerprint: str, send: Send) -> None:
     if (session_id := headers.get(_STREAMED)) is not None:
         where = f" It went into the session {session_id}." if session_id else ""
         raise SessionError(
-            f"The request with this Idempotency-Key was done; its answer was a stream or too large to be kept.{where}",
+            "The request with this Idempotency-Key was done; its answer was not kept: a stream, too large or private."
+            + where,
             code="idempotency_streamed",
             fix=f"GET /v1/sessions/{session_id} has what was said." if session_id else "Look at what it has changed.",
         )

@@ -59,6 +59,8 @@ _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 """A provider that could not be made or loaded is tried again after this, then after twice as long."""
 _BENCH_S = 60.0
 """Providers of a plugin that held up the event loop are asked last for so long."""
+_LONG_BLOCK_S = 0.25
+"""What nobody's plugin does is told from here on: audio is 200 ms ahead."""
 _TASKS, _TASKS_PER_SESSION = 50, 10
 """A plugin that has more tasks than these has forgotten some."""
 _HEALTH_S = 5.0
@@ -423,9 +425,12 @@ class Runtime:
             if owner := self._owners.of(frame.filename):
                 break
         else:
-            log.warning("the event loop was held up for %d ms", block.seconds * 1000)
-            return
+            frame, owner = block.frames[-1], ""
         place = f"{frame.name} ({frame.filename}:{frame.lineno})"
+        if not owner:
+            level = logging.WARNING if block.seconds >= _LONG_BLOCK_S else logging.INFO
+            log.log(level, "the event loop was held up for %d ms in %s", block.seconds * 1000, place)
+            return
         if self.hooks.blamed(owner, block.seconds):
             return
         text = f"{place} held up the event loop, and with it every call, for {block.seconds * 1000:.0f} ms"
