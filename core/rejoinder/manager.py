@@ -25,7 +25,19 @@ from rejoinder.tooling import FunctionTool
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-Stage = Literal["import", "register", "configure", "warm_up", "startup", "hook", "answer", "block", "leak", "shutdown"]
+Stage = Literal[
+    "import",
+    "register",
+    "configure",
+    "warm_up",
+    "startup",
+    "hook",
+    "answer",
+    "block",
+    "leak",
+    "health",
+    "shutdown",
+]
 """Where something went wrong with a plugin."""
 State = Literal["ok", "degraded", "failed", "disabled"]
 """`failed`: nothing of it is in use; `degraded`: something went wrong with a part of it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +164,15 @@ def test_they_are_named_and_the_call_does_not_notice(tmp_path: Path, start: Call
     states = {name: found[name]["state"] for name in FILES}
     assert states == dict.fromkeys(FILES, "degraded") | {"needy": "failed", "tomorrow": "failed"}
     assert found["scripted"]["problems"] == []
+
+    command = [sys.executable, "-m", "rejoinder", "plugins", "list", "--url", http]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert listed.returncode == 1
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines() if line}
+    assert "held up the event loop" in rows["blocker"]
+    assert "degraded" in rows["heavy"]
+    assert "the model file is damaged" in rows["heavy"]
+    assert " ok " in rows["silero"]
 
     # Whoever starts the server reads of what is out of order from the start.
     assert "needy" in server.said

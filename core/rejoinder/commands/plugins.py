@@ -77,6 +77,45 @@ def inspect_plugins(settings: Settings) -> list[PluginReport]:
     return reports
 
 
+def ask_server(url: str) -> list[PluginReport]:
+    """What the server at `url` says of its plugins; the key is that of `REJOINDER_API_KEY`, or the developer's.
+
+    Raises:
+        Unreachable: there is no server, or no Rejoinder server.
+        AuthError: it wants another key.
+    """
+    import httpx
+
+    from rejoinder.dial import API_KEY_VARIABLE, Unreachable, credential_for
+    from rejoinder.errors import AuthError
+    from rejoinder.manager import Problem
+
+    key = credential_for(url)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/v1/plugins", headers=headers, timeout=10)
+        found = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        fix = "Start one: `rejoinder serve`."
+        raise Unreachable(f"There is no Rejoinder server at {url}: {error}.", fix=fix) from None
+    if answer.status_code != 200:
+        fix = f"Set {API_KEY_VARIABLE} to a key with the scope read; tracebacks need admin."
+        raise AuthError(f"{url}: {found.get('detail', answer.status_code)}", code=found.get("code"), fix=fix)
+    offers: dict[str, list[str]] = {}
+    for offer in (*found["providers"], *({**tool, "kind": "tool"} for tool in found["tools"])):
+        offers.setdefault(offer["plugin"], []).append(f"{offer['kind']}:{offer['name']}")
+    reports = []
+    for one in found["plugins"]:
+        problems = [Problem(**problem) for problem in one["problems"]]
+        if one["health"]:
+            problems.append(Problem("health", "", one["health"]))
+        own = offers.get(one["name"], [])
+        reports.append(
+            PluginReport(one["name"], one["distribution"], one["version"], one["state"], own, one["hooks"], problems)
+        )
+    return reports
+
+
 def _configure(plugins: Plugins, settings: Settings) -> None:
     """Ask for all that is offered, and read the settings of what has any."""
     from rejoinder.errors import ConfigError
@@ -128,12 +167,16 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of plugins that fail.")
+@click.option("--url", help="Ask the server that runs there: it knows what went wrong since it was started.")
 @click.pass_context
-def list_plugins(ctx: click.Context, as_json: bool, verbose: bool) -> None:
-    """List the plugins and what each offers; exit code 1 if one fails."""
+def list_plugins(ctx: click.Context, as_json: bool, verbose: bool, url: str | None) -> None:
+    """List the plugins and what each offers; exit code 1 if something is wrong with one.
+
+    Without --url they are loaded as a server that is started here would do it; models are not.
+    """
     from rejoinder.settings import load_settings
 
-    reports = inspect_plugins(load_settings())
+    reports = ask_server(url) if url else inspect_plugins(load_settings())
     if as_json:
         click.echo(json.dumps([report.json() for report in reports], indent=2))
     else:
