@@ -81,8 +81,8 @@ FACTS = {
         "that Litestar refuses are left out with their plugin's others, with a problem."
     ),
     "startup": Facts(
-        called="Once, when the runtime starts, one plugin after the other, after the database is open and before "
-        "sessions are taken.",
+        called="Once, when the runtime starts, one plugin after the other, after the providers of the default agent "
+        "are ready and before sessions are taken.",
         counted="nowhere: no call waits for it.",
         raises="A problem of the stage `startup`; the server starts all the same, and its other hooks are called.",
         blocks="Starting takes longer.",

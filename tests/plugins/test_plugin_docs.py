@@ -119,7 +119,7 @@ OTHERS = {
     "testing.md": {"test_acme.py", "test_conversation.py", "by_hand.py"},
     "settings.md": {"acme_settings.py", "billing.py"},
     "versions.md": {"needs.py"},
-    "README.md": {"commands.py"},
+    "README.md": {"commands.py", "concierge.py"},
     "tutorial.md": {
         "plugins/dice.py",
         "plugins/croupier.py",
@@ -218,7 +218,7 @@ def test_a_program_is_read_and_killed(load: Any) -> None:
     assert asyncio.run(cut()) < 5
     with pytest.raises(ProviderError, match="status 3"):
         asyncio.run(all_of(sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(MissingDependency):
+    with pytest.raises(ProviderError, match="is not installed"):
         asyncio.run(all_of("surely-no-such-program"))
 
 
@@ -393,6 +393,13 @@ def test_the_api_that_is_asked_for_is_there(load: Any) -> None:
     plugins = Plugins()
     assert plugins.add("needs", lambda: module)
     assert f"plugin API {hookspecs.API_VERSION}" in page("versions.md")
+
+
+def test_agents_are_brought(load: Any) -> None:
+    module = load("README.md", "concierge.py")
+    plugins = Plugins()
+    assert plugins.add("concierge", lambda: module)
+    assert plugins.agents()["concierge"].llm == ("openai", "guide")
 
 
 def test_the_command_is_one(load: Any) -> None:
