@@ -173,8 +173,8 @@ def test_it_is_tried_again_beside_the_calls_and_comes_back(tmp_path: Path) -> No
             async def asked(after_s: float) -> list[str]:
                 clock.ahead += after_s
                 found = list((await runtime.services(FALLBACK)).tts)
-                while runtime._background:
-                    await asyncio.wait(tuple(runtime._background))
+                while runtime.supply.trials:
+                    await asyncio.wait(tuple(runtime.supply.trials))
                 return found
 
             assert await asked(0) == ["scripted"]

@@ -1,0 +1,268 @@
+"""The providers of one process: made, warmed up and shared; what fails is left out, remembered and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+from rejoinder.breaker import Breaker
+from rejoinder.clock import Clock
+from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError, UnknownName
+from rejoinder.manager import Plugins, Stage, absent
+from rejoinder.providers import AnyProvider, Kind, LlmProvider, ModelPaths, Provider, ProviderContext, VadAdvice
+from rejoinder.settings import Agent, Settings
+from rejoinder.toolbox import read_section
+
+log = logging.getLogger(__name__)
+_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
+"""A provider that could not be made or loaded is tried again after this, then after twice as long."""
+_BENCH_S = 60.0
+"""Providers of a plugin that held up the event loop are asked last for so long."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    """Why a provider is not to be had, and when it is tried again."""
+
+    error: RejoinderError
+    pause_s: float
+    retry_at: float
+    trying: bool = False
+
+
+class Supply:
+    """All providers by kind and name; `close()` it. `progress(text)` is told what is being loaded."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plugins: Plugins,
+        models: ModelPaths,
+        clock: Clock,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._settings = settings
+        self._plugins = plugins
+        self._models = models
+        self._clock = clock
+        self._progress = progress
+        self.breaker = Breaker(now=clock.monotonic, told=self._answered)
+        """Which of them fail in conversations."""
+        self.trials: set[asyncio.Task[None]] = set()
+        """Those that failed and are being tried again."""
+        self._executors: dict[str, Executor] = {}
+        self._providers: dict[tuple[Kind, str], AnyProvider] = {}
+        self._ready: dict[tuple[Kind, str], asyncio.Lock] = {}
+        self._warm: set[tuple[Kind, str]] = set()
+        self._failures: dict[tuple[Kind, str], _Failure] = {}
+
+    async def close(self) -> None:
+        """Free them all, in reverse order, and their threads. Idempotent."""
+        for trial in tuple(self.trials):
+            trial.cancel()
+        if self.trials:
+            await asyncio.wait(tuple(self.trials))
+        for (kind, name), provider in reversed(self._providers.items()):
+            try:
+                await provider.close()
+            except Exception:
+                log.exception("the %s provider %s did not close", kind, name)
+        self._providers.clear()
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._executors.clear()
+
+    async def provider(self, kind: Kind, name: str) -> AnyProvider:
+        """The provider called `name`, made and warmed up on first use; all sessions share it.
+
+        Raises:
+            UnknownName, ConfigError, ProviderError: it is unknown, wrongly configured or cannot be loaded.
+        """
+        key = (kind, name)
+        async with self._ready.setdefault(key, asyncio.Lock()):
+            if key in self._warm:
+                return self._providers[key]
+            failure = self._failures.get(key)
+            if failure is not None and self._clock.monotonic() < failure.retry_at:
+                raise failure.error
+            self._progress(f"{kind} {name}")
+            started = self._clock.monotonic()
+            stage: Stage = "configure"
+            try:
+                provider = self.make(kind, name)
+                stage = "warm_up"
+                await self._warm_up(kind, name, provider)
+            except UnknownName:
+                raise
+            except Exception as error:
+                raise self._failed(key, stage, error) from error
+            self._warm.add(key)
+            if self._failures.pop(key, None):
+                for mended in ("configure", "warm_up"):
+                    self._plugins.mended(self._plugins.owner(kind, name), mended, f"{kind}:{name}")
+            log.info("%s %s ready in %.1f s", kind, name, self._clock.monotonic() - started)
+            return provider
+
+    async def _warm_up(self, kind: Kind, name: str, provider: AnyProvider) -> None:
+        """Load it, and look whether it is one.
+
+        Raises:
+            ProviderError: it takes too long, or cannot be used.
+        """
+        limit_s = self._settings.limits.warm_up_s
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                await provider.warm_up()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ProviderTimeout(name, f"was not ready within {limit_s:g} s", fix="See limits.warm_up_s.") from None
+        check_provider(kind, name, provider, self._plugins.provider(kind, name))
+
+    def _failed(self, key: tuple[Kind, str], stage: Stage, error: Exception) -> RejoinderError:
+        """Remember that a provider cannot be made or loaded; the error to raise now, and until it is tried again."""
+        kind, name = key
+        self.report(kind, name, stage, error)
+        known = error
+        if not isinstance(known, RejoinderError):
+            known = ProviderError(name, f"{type(error).__name__}: {error}", fix="`rejoinder plugins list` says more.")
+        old = self._failures.get(key)
+        pause_s = min(_LONGEST_RETRY_S, 2 * old.pause_s) if old else _RETRY_S
+        self._failures[key] = _Failure(known, pause_s, self._clock.monotonic() + pause_s)
+        return known
+
+    def report(self, kind: str, name: str, stage: Stage, error: BaseException | str) -> None:
+        """Remember what went wrong with the provider called `name`, for the plugin that offers it."""
+        if owner := self._plugins.owner(kind, name):
+            self._plugins.report(owner, stage, f"{kind}:{name}", error)
+
+    def _answered(self, kind: str, name: str, error: Exception | None) -> None:
+        """A provider that works in a conversation failed, or works again."""
+        if error is not None:
+            self.report(kind, name, "answer", error)
+        elif owner := self._plugins.owner(kind, name):
+            self._plugins.mended(owner, "answer", f"{kind}:{name}")
+
+    def make(self, kind: Kind, name: str) -> AnyProvider:
+        """The provider called `name`, which may not be loaded yet.
+
+        Raises:
+            UnknownName, ConfigError: it is unknown or wrongly configured; or what its `create` raises.
+        """
+        key = (kind, name)
+        if key not in self._providers:
+            offer = self._plugins.provider(kind, name)
+            context = ProviderContext(
+                settings=read_section(self._settings.plugins, name, offer.settings),
+                models=self._models,
+                executor=self._executor,
+                llm=lambda other: cast(LlmProvider, self.make("llm", other)),
+            )
+            self._providers[key] = offer.create(context)
+        return self._providers[key]
+
+    def _executor(self, name: str, workers: int) -> Executor:
+        if name not in self._executors:
+            self._executors[name] = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        return self._executors[name]
+
+    async def named(self, kind: Kind, agent: Agent) -> dict[str, AnyProvider]:
+        """The agent's providers of `kind`, ready to use. Of a chain one is enough; the others are logged and left out.
+
+        Where there are others, one that could not be loaded is tried again beside, not while somebody waits. Turn
+        detectors and judges may all be missing: then the silence alone decides.
+
+        Raises:
+            UnknownName: nobody registered one of them, and no plugin is missing.
+            ConfigError, ProviderError: none of them can be loaded.
+        """
+        found: dict[str, AnyProvider] = {}
+        failure: RejoinderError | None = None
+        names = agent.names(kind)
+        for name in names:
+            try:
+                known = self._failures.get((kind, name))
+                if known is not None and len(names) > 1:
+                    self._try_again(kind, name, known)
+                    raise known.error
+                found[name] = await self.provider(kind, name)
+            except RejoinderError as error:
+                if isinstance(error, UnknownName) and not absent(self._settings, self._plugins.infos.values()):
+                    raise
+                log.warning("the %s provider %s is left out: %s", kind, name, error.explain())
+                failure = error
+        if failure is not None and not found and kind not in ("turn", "interruption"):
+            raise failure
+        return found
+
+    def _try_again(self, kind: Kind, name: str, failure: _Failure) -> None:
+        """Once its pause is over, beside: nobody waits for what failed before."""
+        if failure.trying or self._clock.monotonic() < failure.retry_at:
+            return
+        failure.trying = True
+
+        async def trial() -> None:
+            try:
+                await self.provider(kind, name)
+            except RejoinderError as error:
+                log.info("the %s provider %s still fails: %s", kind, name, error.explain())
+
+        task = asyncio.create_task(trial(), name=f"{kind} {name} once more")
+        self.trials.add(task)
+        task.add_done_callback(self.trials.discard)
+
+    def voices(self, name: str) -> Collection[str] | None:
+        """The voices of the TTS provider called `name`; None where they are not known."""
+        try:
+            # Made, not loaded.
+            voices: Collection[str] | None = getattr(self.make("tts", name), "voices", None)
+        except Exception as error:  # noqa: BLE001 - whoever uses it will hear of it
+            log.debug("the voices of %s are not known: %r", name, error)
+            return None
+        return voices
+
+    def bench(self, plugin: str) -> None:
+        """Ask what `plugin` offers last for a while: it held up everybody."""
+        for offer in self._plugins.offers(plugin):
+            self.breaker.bench(offer.kind, offer.name, _BENCH_S)
+
+
+_METHODS: dict[Kind, tuple[str, ...]] = {
+    "vad": ("open",),
+    "stt": ("open",),
+    "turn": ("judge",),
+    "interruption": ("judge",),
+    "llm": ("stream",),
+    "tts": ("stream",),
+}
+_RATES = range(8_000, 192_001)
+"""Hz of audio that people can understand and machines can make."""
+
+
+def check_provider(kind: Kind, name: str, provider: object, offer: Provider) -> None:
+    """Look whether `provider`, which is warm, has what its kind must have.
+
+    Raises:
+        ProviderError: it has not (`bad_provider`).
+    """
+    missing = [method for method in (*_METHODS[kind], "close") if not callable(getattr(provider, method, None))]
+    if kind == "turn" and not isinstance(getattr(provider, "wants_text", None), bool):
+        missing.append("wants_text")
+    if kind == "vad" and not isinstance(getattr(provider, "advice", None), VadAdvice):
+        missing.append("advice")
+    rate = getattr(provider, "sample_rate", None)
+    stated = offer.capabilities.sample_rates
+    what = ""
+    if missing:
+        what = f"a {kind} provider has {' and '.join(missing)}; this one has not"
+    elif kind == "tts" and rate not in _RATES:
+        what = f"its sample_rate is {rate!r}, and no number of Hz from 8000 to 192000"
+    elif kind == "tts" and stated and rate not in stated:
+        what = f"its sample_rate is {rate} Hz, its capabilities name {', '.join(map(str, stated))}"
+    if what:
+        fix = f"See docs/plugins/kinds/{kind}.md."
+        raise ProviderError(name, what, code="bad_provider", retryable=False, fix=fix)
