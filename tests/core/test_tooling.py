@@ -348,3 +348,16 @@ def test_a_plugin_offers_its_tools_with_or_without_a_hook() -> None:
 def test_rejoinder_is_imported_without_what_tools_need() -> None:
     code = "import sys, rejoinder; sys.exit('msgspec' in sys.modules or 'asyncio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_half_of_a_character_is_refused_as_wrong_arguments() -> None:
+    @tool
+    def count(number: int) -> int:
+        """Count."""
+        return number
+
+    async def main() -> None:
+        await count.run({"number": "\ud800"}, ToolContext("ses_test"))
+
+    with pytest.raises(ToolError, match="half of a character"):
+        asyncio.run(main())
