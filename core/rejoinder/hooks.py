@@ -27,6 +27,7 @@ _FAILURES = 3
 """In a row, then it rests."""
 _REST_S, _LONGEST_REST_S = 30.0, 600.0
 STARTUP_S, SHUTDOWN_S, HEALTH_S = 10.0, 5.0, 1.0
+_ASYNC = ("before_llm",)
 TO_A_THREAD = "Slow work belongs into a thread: asyncio.to_thread, or ProviderContext.executor."
 
 _TEXTS: dict[type, tuple[str, ...]] = {
@@ -163,9 +164,10 @@ class SessionHooks:
         started = time.perf_counter_ns()
         try:
             result = impl(session_id=self._session_id, agent=self.agent, **arguments)
+            if inspect.iscoroutine(result) and impl.hook not in _ASYNC:
+                result.close()
+                raise TypeError(f"{impl.hook} must not be async: nobody would wait for it")
             if not (result is None or isinstance(result, kind)):
-                if inspect.iscoroutine(result):
-                    result.close()
                 raise TypeError(f"{impl.hook} must not return {type(result).__name__}")
         except Exception as error:  # noqa: BLE001 - a stranger may raise anything; the call goes on
             failure = error

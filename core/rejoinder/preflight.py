@@ -17,7 +17,7 @@ from rejoinder.manager import Plugins, absent
 from rejoinder.providers import KINDS, NoSettings, Provider, Tool, ToolSource
 from rejoinder.settings import AGENT_NAME, CONFIG_FILE, ENV_PREFIX, Agent, Settings
 from rejoinder.store.agents import Agents
-from rejoinder.toolbox import Toolbox
+from rejoinder.toolbox import Toolbox, from_text
 
 Voices = Callable[[str], Collection[str] | None]
 """The voices of the TTS provider of that name, None where they are not known."""
@@ -199,7 +199,7 @@ def _section(name: str, section: Mapping[str, Any], schemas: Iterable[type[msgsp
             hint = did_you_mean(key, known) or f"known: {', '.join(sorted(known)) or 'none'}"
             problems.append(f"plugins.{name}.{key}: unknown key, {hint}")
     for schema, own in fields.items():
-        given = {key: value for key, value in section.items() if key in own}
+        given = {key: value for key, value in from_text(section, schema).items() if key in own}
         # One by one: the first that is wrong would hide the others.
         wrong = [f"plugins.{name}.{key}: {text}" for key in given if (text := _misfit(given[key], own[key].type))]
         if not wrong and (text := _misfit(given, schema)):

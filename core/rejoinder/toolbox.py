@@ -20,6 +20,23 @@ S = TypeVar("S", bound=msgspec.Struct)
 Sections = Mapping[str, Mapping[str, Any]]
 
 
+def from_text(section: Mapping[str, Any], schema: type[msgspec.Struct]) -> dict[str, Any]:
+    """`section` with lists and tables where the environment has given JSON text for them."""
+    kinds = {field.encode_name: field.type for field in msgspec.structs.fields(schema)}
+    values = dict(section)
+    for key, value in section.items():
+        if isinstance(value, str) and value[:1] in ("[", "{") and key in kinds:
+            try:
+                msgspec.convert(value, kinds[key], strict=False)
+            except msgspec.ValidationError:
+                try:
+                    values[key] = msgspec.json.decode(value)
+                except msgspec.DecodeError:
+                    # What is wrong with the text is said of the text.
+                    continue
+    return values
+
+
 def read_section(sections: Sections, name: str, schema: type[S]) -> S:
     """The settings `[plugins.NAME]`, all defaults where there are none.
 
@@ -27,7 +44,7 @@ def read_section(sections: Sections, name: str, schema: type[S]) -> S:
         ConfigError: they do not fit `schema`.
     """
     try:
-        return msgspec.convert(sections.get(name, {}), schema, strict=False)
+        return msgspec.convert(from_text(sections.get(name, {}), schema), schema, strict=False)
     except msgspec.ValidationError as error:
         fields = ", ".join(field.name for field in msgspec.structs.fields(schema)) or "none"
         raise ConfigError(sentence(f"[plugins.{name}]: {error}"), fix=f"Its settings are: {fields}.") from None

@@ -353,6 +353,14 @@ def test_who_blocks_the_loop_for_long_rests_at_once_and_is_told_what_to_do() -> 
     assert not hooks.blamed("p0", 0.2), "but for the next time"
 
 
+def test_an_async_observer_is_a_mistake() -> None:
+    async def late(event: ServerEvent) -> None: ...
+
+    plugins = plugins_of(one_hook("on_event", late))
+    Hooks(plugins, now=lambda: 0.0).session("ses_1").observe(ALL_TEXTS[1])
+    assert "on_event must not be async" in plugins.infos["p0"].problems[0].what
+
+
 # -- whose time it was
 
 

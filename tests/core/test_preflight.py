@@ -241,3 +241,26 @@ def test_a_language_that_no_provider_of_a_chain_has() -> None:
     assert problem.startswith("agents.french.language: ")
     assert "moonshine" in problem
     assert "hibari" not in problem, "there is another one in that chain"
+
+
+def test_lists_and_tables_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Options(msgspec.Struct, forbid_unknown_fields=True):
+        words: list[str] = []
+        weights: dict[str, int] = {}
+        sign: str = ""
+
+    class Watcher:
+        @hookimpl
+        def register_settings(self) -> dict[str, type[msgspec.Struct]]:
+            return {"watcher": Options}
+
+    for key, value in {"WORDS": '["a", "b"]', "WEIGHTS": '{"a": 2}', "SIGN": "[open]"}.items():
+        monkeypatch.setenv(f"REJOINDER_PLUGINS__WATCHER__{key}", value)
+    plugins = load_plugins()
+    plugins.add("watch", Watcher)
+    settings = load_settings()
+    assert examine(settings, plugins, ()).problems == []
+    assert Runtime(settings, plugins=plugins).section("watcher", Options) == Options(["a", "b"], {"a": 2}, "[open]")
+    monkeypatch.setenv("REJOINDER_PLUGINS__WATCHER__WORDS", '["a", ')
+    (problem,) = examine(load_settings(), plugins, ()).problems
+    assert "plugins.watcher.words" in problem
