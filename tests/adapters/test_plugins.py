@@ -200,3 +200,18 @@ def test_the_time_of_hooks_is_in_the_metrics(serve: Serve, folder: Path) -> None
     line = next(line for line in text.splitlines() if "plugin_hook_seconds_total{" in line and "before_llm" in line)
     assert 'plugin="slow"' in line
     assert float(line.split()[-1]) >= 0.01
+
+
+def test_filters_see_what_openai_clients_ask(serve: Serve, folder: Path) -> None:
+    (folder / "spy.py").write_text(
+        "from rejoinder import hookimpl\n"
+        "asked = []\n"
+        "@hookimpl\n"
+        "async def before_llm(session_id, agent, request):\n"
+        "    asked.append((session_id, agent, request.messages[-1].content))\n"
+    )
+    server = serve(plugins_dir=folder)
+    completion = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+    assert httpx.post(f"{server.http}/v1/chat/completions", json=completion).status_code == 200
+    spy: Any = server.runtime.plugins.module("spy")
+    assert spy.asked == [("", "scripted", "hello")]
