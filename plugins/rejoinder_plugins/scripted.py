@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from rejoinder.hookspecs import hookimpl
-from rejoinder.providers import LlmDelta, LlmRequest, Provider, ProviderContext, VadAdvice
+from rejoinder.providers import Capabilities, LlmDelta, LlmRequest, Provider, ProviderContext, VadAdvice
 
 NAME = "scripted"
 REPLY = (
@@ -76,6 +76,13 @@ def register_providers() -> Iterable[Provider]:
     """One of each kind."""
     makers = {"vad": _vad, "stt": _stt, "llm": _llm, "tts": _tts}
     return [
-        Provider(kind, NAME, "scripted, for benchmarks and tests", make, ScriptedSettings)  # type: ignore[arg-type]
+        Provider(
+            kind,  # type: ignore[arg-type]
+            NAME,
+            "scripted, for benchmarks and tests",
+            make,  # type: ignore[arg-type]
+            ScriptedSettings,
+            Capabilities(streaming=True if kind in ("llm", "tts") else None, word_times=kind == "tts"),
+        )
         for kind, make in makers.items()
     ]

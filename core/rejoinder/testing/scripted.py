@@ -194,7 +194,7 @@ class ScriptedTts(_Loaded):
     def _speech(self, text: str) -> Iterable[TtsDelta | float]:
         if self.delay_s:
             yield float(self.delay_s)
-        words = text.split()
+        words = text.split() if any(character.isalnum() for character in text) else []
         if self.timed:
             for number, word in enumerate(words):
                 yield WordTime(word, number * self.ms_per_word, (number + 1) * self.ms_per_word)

@@ -125,7 +125,6 @@ class LoopWatch:
                 watch._end(callback)
 
         # A collection of all that tests and models have made is no fault of the plugin.
-        gc.collect()
         gc.freeze()
         handles._run = run
         self._looker = threading.Thread(target=self._look, args=(ident,), name="conformance", daemon=True)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class PluginConformance(Suite):
 
     plugin: Any = None
     """The name to import it by, or the module or object itself; None: found as the server finds it."""
-    settings: Any = {}  # noqa: RUF012 - a plain dict in the classes of authors; nobody changes it
+    settings: Mapping[str, Any] = {}
     """`[plugins.NAME]`, over what the settings of this directory and environment say."""
     language = "en"
     runs = 200

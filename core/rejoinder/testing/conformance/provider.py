@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from rejoinder.errors import RejoinderError
+from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder.providers import KINDS, Capabilities, Kind, Provider
 from rejoinder.testing.conformance.leaks import Leaks, check_cycles
 from rejoinder.testing.conformance.measure import BLOCK_MS, Block, LoopWatch, raised_at, timed_ms
@@ -33,8 +33,8 @@ CREATE_MS = 20.0
 WARM_UP_BLOCK_MS = 100.0
 FIRST_BLOCK_MS = 500.0
 """In the first `warm_up` of a process: what is imported there blocks in parts even from a thread."""
-CLOSE_MS = 2000.0
 USE_S = 60.0
+_ENDS_S = 10.0
 BAD_INPUT_S = 20.0
 TRIES = 3
 _NAME = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
@@ -51,6 +51,8 @@ class ProviderConformance(PluginConformance):
     kind: Kind
     provider = ""
     """Its name as registered."""
+    close_ms = 2000.0
+    """`close` must be done by then."""
 
     def wanted(self) -> str:
         """What it must offer."""
@@ -132,7 +134,10 @@ class ProviderConformance(PluginConformance):
         took = []
         for _ in range(TRIES):
             workshop = Workshop(subject, offer, self.settings)
-            context = workshop.context()
+            try:
+                context = workshop.context()
+            except ConfigError as error:
+                raise NotChecked(f"its settings cannot be read: {error.explain()}") from None
             began = time.perf_counter()
             try:
                 provider: Any = offer.create(context)
@@ -266,11 +271,11 @@ class ProviderConformance(PluginConformance):
                 await asyncio.sleep(0.02)
             began = time.perf_counter()
             try:
-                await bounded(provider.close(), 2 * CLOSE_MS / 1000, "`close`")
+                await bounded(provider.close(), 2 * self.close_ms / 1000, "`close`")
                 took.append(timed_ms(began))
                 if interrupted is not None:
                     await _ended(interrupted, self.roots())
-                await bounded(provider.close(), 2 * CLOSE_MS / 1000, "A second `close`")
+                await bounded(provider.close(), 2 * self.close_ms / 1000, "A second `close`")
             except Violation:
                 raise
             except Exception as error:
@@ -282,7 +287,7 @@ class ProviderConformance(PluginConformance):
                 await workshop.close()
 
         await check_cycles(cycle, _CYCLES)
-        if min(took) > CLOSE_MS:
+        if min(took) > self.close_ms:
             raise Violation(
                 f"`close` takes {min(took):.0f} ms",
                 "do not wait for work that nobody wants any more",
@@ -457,7 +462,7 @@ async def _known(work: Awaitable[Any]) -> None:
 
 async def _ended(task: asyncio.Future[Any], roots: tuple[Any, ...]) -> None:
     """Wait for the use that was open when the provider was closed."""
-    done, _ = await asyncio.wait({task}, timeout=CLOSE_MS / 1000)
+    done, _ = await asyncio.wait({task}, timeout=_ENDS_S)
     if not done:
         task.cancel()
         raise Violation(
@@ -476,7 +481,7 @@ async def _ended(task: asyncio.Future[Any], roots: tuple[Any, ...]) -> None:
 async def _close_quietly(provider: Any) -> None:
     """What `close` does wrong is told by the rule for shutdown."""
     try:
-        await asyncio.wait_for(provider.close(), CLOSE_MS / 1000)
+        await asyncio.wait_for(provider.close(), _ENDS_S)
     except Exception:  # noqa: BLE001 - as above
         pass
 

@@ -176,6 +176,7 @@ class Workshop:
         self._models = ModelCache(configured.models_dir, subject.plugins.models())
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._others: list[Workshop] = []
+        self._made: list[LlmProvider] = []
 
     def make(self) -> AnyProvider:
         """The provider, not warmed up.
@@ -207,10 +208,15 @@ class Workshop:
             found = installed(f"llm:{name}")
             other = Workshop(found, found.plugins.provider("llm", name), {})
         self._others.append(other)
-        return cast(LlmProvider, other.make())
+        made = cast(LlmProvider, other.make())
+        self._made.append(made)
+        return made
 
     async def close(self) -> None:
-        """End the pools; waits for their threads for a bounded time."""
+        """Close what the provider handed over to, and end the pools; waits for their threads for a bounded time."""
+        for made in self._made:
+            await asyncio.wait_for(made.close(), CLOSE_S)
+        self._made.clear()
         for other in self._others:
             await other.close()
         for pool in self._pools.values():

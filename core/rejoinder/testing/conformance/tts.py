@@ -34,8 +34,8 @@ CHARS_PER_S = (9.0, 27.0)
 """People speak about 13 to 20 characters a second; at half or twice the rate it is mostly outside of this."""
 QUIET = 0.01
 SILENCE_MS = 600.0
-NOISE = 0.5
-"""How flat the loud part of the spectrum may be; white noise has some 0.9, vowels have less than 0.1."""
+NOISE, ROUGH = 0.2, 0.75
+"""How alike neighbouring samples of something that is no speech, or maybe no PCM16, are; speech has 0.8 to 1."""
 
 
 class Spoken(NamedTuple):
@@ -157,9 +157,7 @@ class TtsConformance(Asynchronous):
     async def test_loudness(self) -> Seen:
         """The speech is audible and not distorted."""
         async with self.ready() as provider:
-            samples = _samples((await bounded(self.speak(provider, self.sentence), 60, "One use")).pcm)
-        if not len(samples):
-            raise NotChecked("there is no audio; see the rule `format`")
+            samples = _decoded((await bounded(self.speak(provider, self.sentence), 60, "One use")).pcm)
         peak = float(np.abs(samples).max())
         if peak < 0.02:
             raise Violation(
@@ -186,12 +184,7 @@ class TtsConformance(Asynchronous):
                 f"`sample_rate` is {rate}, its capabilities say {', '.join(map(str, declared))}",
                 "name all rates it may have in `Capabilities(sample_rates=...)`",
             )
-        samples = _samples(found.pcm)
-        loud = np.flatnonzero(np.abs(samples) > QUIET)
-        if not len(loud):
-            raise NotChecked("there is nothing to hear; see the rule `loudness`")
-        if _miscoded(found.pcm):
-            raise NotChecked("it is no PCM16; see the rule `format`")
+        loud = _loud(_decoded(found.pcm))
         seconds = (int(loud[-1]) - int(loud[0]) + 1) / rate
         speed = len(self.sentence) / seconds
         least, most = self.chars_per_s
@@ -209,10 +202,8 @@ class TtsConformance(Asynchronous):
         """There is no long silence before or after the speech."""
         async with self.ready() as provider:
             rate = provider.sample_rate
-            samples = _samples((await bounded(self.speak(provider, self.sentence), 60, "One use")).pcm)
-        loud = np.flatnonzero(np.abs(samples) > QUIET)
-        if not len(loud):
-            raise NotChecked("there is nothing to hear; see the rule `loudness`")
+            samples = _decoded((await bounded(self.speak(provider, self.sentence), 60, "One use")).pcm)
+        loud = _loud(samples)
         before, after = loud[0] * 1000 / rate, (len(samples) - 1 - loud[-1]) * 1000 / rate
         if max(before, after) > SILENCE_MS:
             raise Violation(
@@ -379,23 +370,56 @@ def _miscoded(pcm: bytes) -> tuple[str, str] | None:
             "the audio is 32-bit floats",
             "convert it: `rejoinder.audio.from_float(samples)` makes PCM16 of them",
         )
-    if _noisiness(_samples(pcm)) > NOISE:
+    even = pcm[: len(pcm) // 2 * 2]
+    smooth = _smoothness(_samples(even))
+    octets = np.frombuffer(even, np.uint8)
+    others = {
+        "mu-law": _smoothness(_from_mu_law(octets)),
+        "A-law": _smoothness(_from_mu_law(octets ^ np.uint8(0xAA))),
+        "big-endian": _smoothness(np.frombuffer(even, ">i2").astype(np.float32)),
+        "8 bits a sample": _smoothness(octets.astype(np.float32) - 128),
+    }
+    like = max(others, key=lambda name: others[name])
+    if smooth < ROUGH and others[like] > smooth + 0.2:
+        return f"the audio is {like}", f"decode it from {like} to PCM16: signed, 16 bits a sample, little-endian"
+    if smooth < NOISE:
         return (
-            "the audio sounds like noise when read as PCM16",
-            "decode it first (mu-law, A-law, compressed audio), and check the byte order: little-endian",
+            "the audio is noise when read as PCM16",
+            "decode it first (MP3, Opus, mu-law), and yield signed 16 bits a sample, little-endian",
         )
     return None
 
 
-def _noisiness(samples: NDArray[np.float32]) -> float:
-    """How flat the spectrum is where it is loud: near 0 for a voice or a tone, above 0.5 for noise."""
-    size = 512
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    if not len(frames):
-        return 0.0
-    energy = np.square(frames).mean(axis=1)
-    frames = frames[energy >= max(float(np.quantile(energy, 0.75)), 1e-9)]
-    if not len(frames):
-        return 0.0
-    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(size))))[:, 1:].mean(axis=0) + 1e-12
-    return float(np.exp(np.log(power).mean()) / power.mean())
+def _decoded(pcm: bytes) -> NDArray[np.float32]:
+    """The samples of `pcm`.
+
+    Raises:
+        NotChecked: it is no PCM16; there is a rule of its own for that.
+    """
+    if not pcm or _miscoded(pcm):
+        raise NotChecked("there is no PCM16; see the rule `format`")
+    return _samples(pcm)
+
+
+def _loud(samples: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Where it can be heard."""
+    loud = np.flatnonzero(np.abs(samples) > QUIET)
+    if not len(loud):
+        raise NotChecked("there is nothing to hear; see the rule `loudness`")
+    return loud
+
+
+def _smoothness(samples: NDArray[np.float32]) -> float:
+    """How alike neighbouring samples are: near 1 for speech, about 0 for noise."""
+    if len(samples) < 2:
+        return 1.0
+    centred = samples - samples.mean()
+    power = float(np.dot(centred, centred))
+    return float(np.dot(centred[1:], centred[:-1])) / power if power > 0 else 1.0
+
+
+def _from_mu_law(octets: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Samples of G.711 mu-law; A-law is nearly the same once its bits are turned over."""
+    codes = ~octets
+    size = (((codes & 15).astype(np.float32) * 8 + 132) * 2.0 ** ((codes >> 4) & 7)) - 132
+    return np.where(codes & 128, -size, size).astype(np.float32)

@@ -148,7 +148,7 @@ class VadConformance(ProviderConformance):
         async with self.ready() as provider:
             fresh = probabilities(provider.open(), sound[:SECOND])
             vad = provider.open()
-            probabilities(vad, noise(700, level=20_000, seed=1) + sound[SECOND:])
+            probabilities(vad, sound[SECOND:] + noise(700, level=20_000, seed=1))
             vad.reset()
             again = probabilities(vad, sound[:SECOND])
         if not _near(fresh, again):
