@@ -380,7 +380,9 @@ def _miscoded(pcm: bytes) -> tuple[str, str] | None:
         "8 bits a sample": _smoothness(octets.astype(np.float32) - 128),
     }
     like = max(others, key=lambda name: others[name])
-    if smooth < ROUGH and others[like] > smooth + 0.2:
+    # Read as bytes, PCM16 is rough, since every second one is the lower half of a sample; only very quiet sound looks
+    # much the same in either order of bytes.
+    if others[like] > smooth + 0.02 and (like != "big-endian" or smooth < ROUGH):
         return f"the audio is {like}", f"decode it from {like} to PCM16: signed, 16 bits a sample, little-endian"
     if smooth < NOISE:
         return (
