@@ -723,7 +723,7 @@ class AsyncJudge(Interruption):
 
 class SlowJudge(Interruption):
     def judge(self, overlap: Overlap) -> Judgement | None:
-        time.sleep(0.003)
+        time.sleep(0.006)
         return super().judge(overlap)
 
 

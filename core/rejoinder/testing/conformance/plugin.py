@@ -39,7 +39,7 @@ HEAVY = frozenset(
     ]
 )
 """Packages that take long enough to be noticed by everybody who runs `rejoinder --help`."""
-BRINGS = ("rejoinder.hookspecs", "rejoinder.providers", "rejoinder.tooling")
+BRINGS = ("rejoinder.manager", "rejoinder.tooling")
 SERVER = ("rejoinder.app", "litestar")
 """What has been imported anyway."""
 _IMPORT_S = 60.0
