@@ -99,7 +99,7 @@ class EspeakTts:
     async def _speak(self, text: str, voice: str) -> AsyncGenerator[bytes, None]:
         """What the program writes: a WAV file. It is killed when this is closed."""
         settings = self._settings
-        # The text goes in by the standard input: nothing in it is an option, and nobody reads it in a list of processes.
+        # The text goes in by the standard input: no options in it, and not seen in lists of processes.
         arguments = ["--stdin", "--stdout", "-b1", "-v", voice, "-s", str(settings.rate)]
         arguments += ["-p", str(settings.pitch), "-a", str(settings.volume), "-g", str(settings.word_gap_ms // 10)]
         try:
