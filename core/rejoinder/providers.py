@@ -180,7 +180,7 @@ class InterruptionJudge(Protocol):
         """Load what is needed; called once before the server is ready."""
 
     def judge(self, overlap: Overlap) -> Judgement | None:
-        """Whether the agent is to stop, None without an opinion. Called on the event loop: at most ~2 ms."""
+        """Whether the agent is to stop, None without an opinion. Called on the event loop: at most 4 ms."""
 
     async def close(self) -> None:
         """Free everything; called once."""

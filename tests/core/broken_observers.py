@@ -136,35 +136,40 @@ class Mixed(Observer):
 # --- adapters ---------------------------------------------------------------------------------------------------
 
 
-@get("/acme/greeting", operation_id="acme_greeting")
+@get("/acme/greeting", operation_id="acme_greeting", public=True)
 async def greeting() -> dict[str, str]:
     return {"text": "hello"}
 
 
-@post("/acme/numbers/{number:int}", operation_id="acme_number")
+@post("/acme/numbers/{number:int}", operation_id="acme_number", public=True)
 async def number(number: FromPath[int], data: JSONBody[dict[str, int]]) -> dict[str, int]:
     if number == 0:
         raise ProtocolError("0 has no inverse.")
     return {**data, "number": number}
 
 
-@post("/acme/numbers/{number:int}", operation_id="acme_divide")
+@post("/acme/numbers/{number:int}", operation_id="acme_divide", public=True)
 async def divide(number: FromPath[int]) -> dict[str, float]:
     return {"number": 1 / number}
 
 
-@get("/v1/agents", operation_id="acme_agents")
+@get("/acme/unguarded", operation_id="acme_unguarded")
+async def unguarded() -> str:
+    return "come in"
+
+
+@get("/v1/agents", operation_id="acme_agents", public=True)
 async def agents() -> list[str]:
     return []
 
 
-@get("/acme/slow", operation_id="acme_slow")
+@get("/acme/slow", operation_id="acme_slow", public=True)
 async def slow() -> str:
     time.sleep(0.05)  # noqa: ASYNC251 - that is what it does wrong
     return "done"
 
 
-@get("/acme/leak", operation_id="acme_leak")
+@get("/acme/leak", operation_id="acme_leak", public=True)
 async def leak() -> str:
     tasks.add(asyncio.ensure_future(asyncio.Event().wait()))
     return "done"

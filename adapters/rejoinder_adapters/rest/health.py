@@ -14,17 +14,17 @@ from rejoinder.app import Runtime
 def routes(runtime: Runtime) -> list[Any]:
     """`/livez`, `/readyz` and `/version`."""
 
-    @get("/", include_in_schema=False)
+    @get("/", include_in_schema=False, public=True)
     async def root() -> Redirect:
         """Whoever looks around finds the description of the API."""
         return Redirect("/docs", status_code=307)
 
-    @get("/livez")
+    @get("/livez", public=True)
     async def livez() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @get("/readyz")
+    @get("/readyz", public=True)
     async def readyz() -> Response[dict[str, Any]]:
         """New sessions are welcome and what is said is stored."""
         stored, _ = runtime.store.writer.health()
@@ -38,7 +38,7 @@ def routes(runtime: Runtime) -> list[Any]:
         }
         return Response(body, status_code=200 if ready else 503)
 
-    @get("/version")
+    @get("/version", public=True)
     async def version() -> dict[str, str]:
         """What runs here."""
         return {"name": "rejoinder", "version": __version__}

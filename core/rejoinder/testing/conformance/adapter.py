@@ -47,10 +47,14 @@ _QUERIES = ("", "a=1&a=2", "limit=-1&after=x&%00=%FF", "&&==", "x=" + "y" * 2_00
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the plugin: its path as it was written, and the methods it takes ("WEBSOCKET" for a socket)."""
+    """A route of the plugin: its path as it was written, and the methods it takes ("WEBSOCKET" for a socket).
+
+    `public`: it is said to be open to everybody, by `public=True` where it is made.
+    """
 
     path: str
     method: str
+    public: bool = False
 
 
 class AdapterConformance(LiveConformance):
@@ -138,7 +142,7 @@ class AdapterConformance(LiveConformance):
 
     @rule
     async def test_keys(self) -> Seen:
-        """Without a key its routes refuse (401 or 403); a route that is open to everybody is named here."""
+        """Without a key its routes refuse (401 or 403), but for those that are said to be `public`."""
         routes = [route for route in await self.routes() if route.method != "WEBSOCKET"]
         if not routes:
             raise NotChecked("it has no route but sockets")
@@ -148,13 +152,15 @@ class AdapterConformance(LiveConformance):
             for route in routes:
                 path = _PARAMETER.sub("x", route.path)
                 status, _ = await bounded(ask(app, route.method, path, body=b"{}"), ANSWER_S, "An answer")
-                if status not in (401, 403):
+                if status not in (401, 403) and not route.public:
                     opened.append(f"{route.method} {route.path}")
         if opened:
-            return Seen(
-                f"note: open without a key: {', '.join(opened)}; use a guard if that is not meant", open=len(opened)
+            raise Violation(
+                f"{', '.join(opened)} can be used without a key",
+                "give it `guards=[needs(...)]` (`rejoinder_adapters.security`), or `public=True` if that is meant",
             )
-        return Seen(f"{len(routes)} routes want a key")
+        public = [f"{route.method} {route.path}" for route in routes if route.public]
+        return Seen(f"{len(routes) - len(public)} want a key{'; public: ' if public else ''}{', '.join(public)}")
 
     @rule
     async def test_no_block(self) -> Seen:
@@ -212,8 +218,14 @@ def _create_app(runtime: Runtime) -> Any:
 def _routes(app: Any) -> list[Route]:
     found = []
     for route in app.routes:
-        methods = getattr(route, "methods", None) or ("WEBSOCKET",)
-        found += [Route(route.path_format, method) for method in sorted(methods) if method not in ("OPTIONS", "HEAD")]
+        for handler in getattr(route, "route_handlers", None) or [route.route_handler]:
+            methods = getattr(handler, "http_methods", None) or ("WEBSOCKET",)
+            public = bool(handler.opt.get("public"))
+            found += [
+                Route(route.path_format, str(method), public)
+                for method in sorted(methods)
+                if method not in ("OPTIONS", "HEAD")
+            ]
     return found
 
 

@@ -66,6 +66,8 @@ def place(lines: Iterable[tuple[CodeType, int]], roots: Iterable[Path]) -> str:
 
 def raised_at(error: BaseException, roots: Iterable[Path]) -> str:
     """Where `error` comes from, with ` at ` before it; "" where that is not known."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {error.filename}:{error.lineno}"
     lines = []
     trace = error.__traceback__
     while trace is not None:

@@ -27,6 +27,8 @@ from rejoinder.testing.conformance.subject import OBSERVING
 EVENT_MS = 1.0
 FILTER_MS = 5.0
 EVENTS_PER_RUN = 50
+SLOW_MS = 5.0
+"""Ten thousand events of a slower one would take minutes."""
 BYTES_PER_EVENT = 64.0
 """What an observer may keep of each event in the long run; a list of them would be several hundred."""
 _SESSION = 100
@@ -134,6 +136,10 @@ class ObserverConformance(LiveConformance):
             await asyncio.sleep(0)
 
         async with self.running():
+            began = time.perf_counter()
+            await run(0)
+            if (slow := timed_ms(began) / EVENTS_PER_RUN) > SLOW_MS:
+                raise NotChecked(f"an event takes {slow:.0f} ms, which would take too long; see `event-is-quick`")
             seen = await Leaks(self.roots(), self.runs, self.most_s).check(run)
             grown = await self._growth(run)
         if grown > BYTES_PER_EVENT:
