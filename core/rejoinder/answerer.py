@@ -14,7 +14,7 @@ from rejoinder.providers import ToolContext
 from rejoinder.stages.brain import Brain
 from rejoinder.stages.chain import LlmChain
 from rejoinder.stages.playout import Playout
-from rejoinder.stages.voice import Voice
+from rejoinder.stages.voice import Voice, chunks_of
 from rejoinder.tools import Spawn
 from rejoinder.turn import Stage
 from rejoinder.turns.machine import PHRASES
@@ -90,4 +90,6 @@ class Answerer:
         policy = self.agent.turns
         nudges = (*policy.nudges, policy.goodbye) if policy.nudge_after_ms else ()
         phrases = filter(None, (self.agent.greeting, *PHRASES, *self.agent.fillers, *nudges))
-        return filter(None, map(self._hooks.before_tts, phrases))
+        # As they are spoken: chunk by chunk.
+        chunks = (chunk for phrase in phrases for chunk in chunks_of(phrase))
+        return filter(None, map(self._hooks.before_tts, chunks))

@@ -19,14 +19,15 @@ from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.bus import Observer
 from rejoinder.catalog import Catalog, NamedAgent, fixed_agents
 from rejoinder.clock import Clock, SystemClock
-from rejoinder.errors import SessionError
+from rejoinder.errors import ConfigError, SessionError
 from rejoinder.events import ServerEvent
+from rejoinder.guard import FAULTS
 from rejoinder.hooks import BLOCK_S, TO_A_THREAD, Hooks, SessionHooks
 from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
 from rejoinder.manager import Plugins, plugins_of
 from rejoinder.models import ModelCache
-from rejoinder.providers import KINDS, AnyProvider, Kind
+from rejoinder.providers import KINDS, AnyProvider, Kind, Tool
 from rejoinder.session import Session
 from rejoinder.settings import Agent, Settings
 from rejoinder.stages.playout import Pacer
@@ -148,6 +149,7 @@ class Runtime:
             await self.toolbox.start()
             self._exit.push_async_callback(self.hooks.shutdown, self)
             await self.hooks.startup(self)
+            self._check_required()
             self._exit.push_async_callback(self.end_sessions)
         except BaseException:
             await self._exit.aclose()
@@ -191,10 +193,18 @@ class Runtime:
             interruption=found["interruption"],
             llm=found["llm"],
             tts=found["tts"],
-            tools={
-                name: tool.fit(agent) if tool.fit else tool for name, tool in self.toolbox.choose(agent.tools).items()
-            },
+            tools=self._fitted(agent),
         )
+
+    def _fitted(self, agent: Agent) -> dict[str, Tool]:
+        """The tools of `agent` as they are for it; one that does not fit is left out."""
+        fitted = {}
+        for name, tool in self.toolbox.choose(agent.tools).items():
+            try:
+                fitted[name] = tool.fit(agent) if tool.fit else tool
+            except FAULTS as error:
+                self.plugins.report(self.plugins.owner("tool", tool.name), "configure", f"tool:{tool.name}", error)
+        return fitted
 
     async def _choose(self, name: str) -> tuple[NamedAgent, Services]:
         chosen = await self.catalog.get(name)
@@ -222,9 +232,20 @@ class Runtime:
         Raises:
             ConfigError: they do not fit `schema`; a server that listens has refused to start then.
         """
-        return read_section(self.settings.plugins, name, schema)
+        return read_section(self.settings.plugins, name, schema, self.plugins.schemas().get(name, ()))
 
     # -- plugins that misbehave
+
+    def _check_required(self) -> None:
+        """Whether the plugins that must not be missing have got ready; that they are there is known already.
+
+        Raises:
+            ConfigError: one has not.
+        """
+        for name in self.settings.required_plugins:
+            for problem in self.plugins.infos[name].problems if name in self.plugins.infos else ():
+                if problem.stage == "startup":
+                    raise ConfigError(f"required_plugins: {name}: {problem.what}", fix="Mend it, or do without it.")
 
     async def health(self) -> dict[str, str]:
         """What plugins say is not well, by name; asked at most every 5 s."""
@@ -238,23 +259,22 @@ class Runtime:
     def _blocked(self, block: Block) -> None:
         """The event loop was held up: say by whom, if it was a plugin, and ask others where there are others."""
         self._owners = self._owners or Owners(self.plugins)
-        for frame in reversed(block.frames):
-            if owner := self._owners.of(frame.filename):
-                break
-        else:
-            frame, owner = block.frames[-1], ""
-        place = f"{frame.name} ({frame.filename}:{frame.lineno})"
+        seen = [self._owners.innermost(stack) for stack in block.stacks]
+        owner, place = seen[-1]
+        if len(seen) < 2 or len({plugin for plugin, _ in seen}) > 1:
+            # Seen once, or here and there: many small things together, and nobody's fault alone.
+            owner = ""
         if not owner:
             level = logging.WARNING if block.seconds >= _LONG_BLOCK_S else logging.INFO
             log.log(level, "the event loop was held up for %d ms in %s", block.seconds * 1000, place)
             return
-        if self.hooks.blamed(owner, block.seconds):
-            return
-        text = f"{place} held up the event loop, and with it every call, for {block.seconds * 1000:.0f} ms"
-        details = "".join(block.frames.format())
-        self.plugins.report(owner, "block", "", text, fix=TO_A_THREAD, details=details)
+        if not self.hooks.blamed(owner, block.seconds):
+            text = f"{place} held up the event loop, and with it every call, for {block.seconds * 1000:.0f} ms"
+            details = "".join(block.stacks[-1].format())
+            self.plugins.report(owner, "block", "", text, fix=TO_A_THREAD, details=details)
         if block.seconds >= BLOCK_S:
             self.supply.bench(owner)
+            self.hooks.rest_awaited(owner)
 
     def _audit(self) -> None:
         """Look for plugins that forget tasks."""

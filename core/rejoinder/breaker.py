@@ -14,8 +14,11 @@ _FORGET_S = 300.0
 class _Record:
     failures: int = 0
     failed_at: float = 0.0
+    rest_began_at: float = 0.0
     rests_until: float = 0.0
     rest_s: float = 0.0
+    benched: bool = False
+    """It rests for what it did to others, so that it works meanwhile means nothing."""
 
 
 class Breaker:
@@ -58,33 +61,48 @@ class Breaker:
     def asked(self, kind: str, name: str) -> None:
         """`name` is asked now. If that is a trial after a rest, nobody else tries until it is known how it went."""
         record = self._records.get((kind, name))
-        if record is not None and record.failures >= self._failures:
-            record.rests_until = max(record.rests_until, self._now() + record.rest_s)
+        if record is not None and record.failures >= self._failures and self._now() >= record.rests_until:
+            record.benched = False
+            record.rests_until = self._now() + record.rest_s
 
-    def failed(self, kind: str, name: str, error: Exception | None = None) -> None:
-        """`name` failed or was late, with that `error`."""
+    def failed(self, kind: str, name: str, error: Exception | None = None, since: float | None = None) -> None:
+        """`name` failed or was late, with that `error`. It was asked at `since`: what began before a rest is over."""
         if error is not None:
             self._told(kind, name, error)
         now = self._now()
         record = self._records.setdefault((kind, name), _Record())
-        if now - record.failed_at > _FORGET_S:
-            record.failures = 0
-            record.rest_s = 0.0
+        if since is not None and since < record.rest_began_at:
+            return
+        self._forgive(record)
         record.failures += 1
         record.failed_at = now
         if record.failures >= self._failures:
-            record.rest_s = min(self._most_s, 2 * record.rest_s or self._least_s)
-            record.rests_until = now + record.rest_s
+            self._rest(record, min(self._most_s, 2 * record.rest_s or self._least_s))
+
+    def _forgive(self, record: _Record) -> None:
+        if self._now() - max(record.failed_at, record.rests_until) > _FORGET_S:
+            record.failures = 0
+            record.rest_s = 0.0
+
+    def _rest(self, record: _Record, rest_s: float) -> None:
+        record.rest_s = rest_s
+        record.rest_began_at = self._now()
+        record.rests_until = record.rest_began_at + rest_s
 
     def bench(self, kind: str, name: str, rest_s: float) -> None:
-        """`name` did something so bad that it rests for `rest_s`, whatever it did before."""
+        """`name` did something so bad that it rests at once: for `rest_s`, then twice as long each time."""
         record = self._records.setdefault((kind, name), _Record())
+        self._forgive(record)
         record.failures = max(record.failures, self._failures)
         record.failed_at = self._now()
-        record.rest_s = max(record.rest_s, rest_s)
-        record.rests_until = record.failed_at + record.rest_s
+        record.benched = True
+        self._rest(record, max(rest_s, min(self._most_s, 2 * record.rest_s)))
 
-    def worked(self, kind: str, name: str) -> None:
-        """`name` did what it was asked for."""
-        if self._records.pop((kind, name), None) is not None:
+    def worked(self, kind: str, name: str, since: float | None = None) -> None:
+        """`name` did what it was asked for (`since`: as in `failed`)."""
+        record = self._records.get((kind, name))
+        if record is None or (record.benched and self._now() < record.rests_until):
+            return
+        if since is None or since >= record.rest_began_at:
+            del self._records[kind, name]
             self._told(kind, name, None)

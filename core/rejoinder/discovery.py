@@ -64,7 +64,8 @@ def find_plugins(folder: Path | None = None, modules: Iterable[str] = ()) -> lis
 
 
 def _distribution(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
+    # Of a package without metadata, both may be None.
+    return (entry.dist.name or "", entry.dist.version or "") if entry.dist else ("", "")
 
 
 def _load_module(name: str) -> ModuleType:

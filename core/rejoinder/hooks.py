@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
+import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
 from rejoinder import events
 from rejoinder.breaker import Breaker
-from rejoinder.errors import sentence
 from rejoinder.events import ServerEvent
-from rejoinder.manager import Impl, Plugins
+from rejoinder.guard import FAULTS, Late, Quit, bounded
+from rejoinder.manager import Impl, Plugins, Stage
 from rejoinder.providers import LlmRequest
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SLOW_S, BLOCK_S = 0.05, 0.15
@@ -27,20 +27,25 @@ _FAILURES = 3
 """In a row, then it rests."""
 _REST_S, _LONGEST_REST_S = 30.0, 600.0
 STARTUP_S, SHUTDOWN_S, HEALTH_S = 10.0, 5.0, 1.0
+_LONGEST_HEALTH = 500
 _ASYNC = ("before_llm",)
+_BLAMED_S = 1.0
+"""So long it is known that a block was a hook's."""
 TO_A_THREAD = "Slow work belongs into a thread: asyncio.to_thread, or ProviderContext.executor."
 
 _TEXTS: dict[type, tuple[str, ...]] = {
     events.Transcript: ("text",),
     events.TurnCommitted: ("text",),
-    events.ReplyFinished: ("text", "heard_text"),
-    events.ToolCalled: ("arguments",),
+    events.ReplyFinished: ("text",),
+    events.ToolCalled: ("name", "arguments"),
     events.ToolProgress: ("message",),
-    events.ToolReturned: ("result",),
-    events.Interruption: ("text",),
+    events.ToolReturned: ("name", "result"),
     events.Error: ("message", "fix"),
+    events.SessionEnded: ("reason",),
 }
-"""What is said in events, for redaction; that of `reply.text` comes in pieces."""
+"""What is said in events, for redaction."""
+_PIECES: dict[type, str] = {events.ReplyText: "delta", events.Interruption: "text"}
+"""Texts that may end in the middle of what is to be hidden."""
 
 
 class Hooks:
@@ -55,7 +60,9 @@ class Hooks:
         self.limit_s = limit_s
         self.totals: dict[tuple[str, str], int] = {}
         """Nanoseconds that each plugin's implementation of each hook has taken."""
-        self._blocked: dict[str, float] = {}
+        self.now = now or (lambda: asyncio.get_running_loop().time())
+        self._awaited: Counter[tuple[str, str]] = Counter()
+        self._blocked: dict[str, tuple[float, float]] = {}
         self._breaker = Breaker(_FAILURES, _REST_S, _LONGEST_REST_S, now)
 
     def session(self, session_id: str, agent: str = "") -> SessionHooks:
@@ -63,9 +70,14 @@ class Hooks:
         return SessionHooks(self, session_id, agent)
 
     def active(self, hook: str) -> Iterable[Impl]:
-        """Who is to be called now."""
+        """Who is to be called now; of those that have rested one call is a trial."""
         impls = self.plugins.implementations(hook)
-        return [impl for impl in impls if not self._breaker.rests(hook, impl.plugin)] if impls else ()
+        if not impls:
+            return ()
+        found = [impl for impl in impls if not self._breaker.rests(hook, impl.plugin)]
+        for impl in found:
+            self._breaker.asked(hook, impl.plugin)
+        return found
 
     def resting(self, hook: str) -> bool:
         """Whether somebody who implements `hook` is not to be called now."""
@@ -76,53 +88,60 @@ class Hooks:
         key = impl.plugin, impl.hook
         self.totals[key] = self.totals.get(key, 0) + ns
 
-    def held(self, impl: Impl, ns: int) -> None:
-        """A call held up the event loop for so long."""
-        seconds = ns / 1e9
-        if seconds < SLOW_S:
-            return
-        self._blocked[impl.plugin] = seconds
-        text = f"{impl.hook} held up the event loop, and with it every call, for {seconds * 1000:.0f} ms"
-        self.plugins.report(impl.plugin, "block", impl.hook, text, fix=TO_A_THREAD, details=_place(impl))
-        self._failed(impl, at_once=seconds >= BLOCK_S)
+    def ended(self, impl: Impl, since: float, failure: BaseException | str | None, held_s: float) -> None:
+        """A call is over that began at `since`: it failed or not, and held up the event loop for `held_s`."""
+        if failure is not None:
+            # What was said may stand in the text of an exception, so that is for the details only.
+            what = failure if isinstance(failure, str) else f"{impl.hook} raised {type(failure).__name__}"
+            if isinstance(failure, BaseException):
+                what += _raised_at(failure)
+                details = "".join(traceback.format_exception(failure))
+                self.plugins.report(impl.plugin, "hook", impl.hook, what, details=details)
+            else:
+                self.plugins.report(impl.plugin, "hook", impl.hook, what)
+        if held_s >= SLOW_S:
+            self._blocked[impl.plugin] = (time.monotonic(), held_s)
+            text = f"{impl.hook} held up the event loop, and with it every call, for {held_s * 1000:.0f} ms"
+            self.plugins.report(impl.plugin, "block", impl.hook, text, fix=TO_A_THREAD, details=_place(impl))
+        if held_s >= BLOCK_S:
+            self._breaker.bench(impl.hook, impl.plugin, _REST_S)
+        elif failure is not None or held_s >= SLOW_S:
+            self._breaker.failed(impl.hook, impl.plugin, since=since)
+        else:
+            self._breaker.worked(impl.hook, impl.plugin, since)
 
     def blamed(self, plugin: str, seconds: float) -> bool:
-        """Whether the newest time that the loop was held up, for `seconds`, is known to be a hook's of `plugin`."""
-        known = self._blocked.pop(plugin, 0.0)
-        return known > seconds / 2
+        """Whether it is known that a hook of `plugin` has just held up the loop, for about `seconds`."""
+        at, known = self._blocked.pop(plugin, (0.0, 0.0))
+        return known > seconds / 2 and time.monotonic() - at < _BLAMED_S
 
-    def raised(self, impl: Impl, error: BaseException | str) -> None:
-        """A call failed."""
-        self.plugins.report(impl.plugin, "hook", impl.hook, error)
-        self._failed(impl)
+    def awaiting(self, impl: Impl, more: int) -> None:
+        """So many `more` (or fewer) calls of `impl` are waited for."""
+        self._awaited[impl.plugin, impl.hook] += more
 
-    def worked(self, impl: Impl) -> None:
-        """A call did what it is there for."""
-        self._breaker.worked(impl.hook, impl.plugin)
-
-    def _failed(self, impl: Impl, at_once: bool = False) -> None:
-        if at_once:
-            self._breaker.bench(impl.hook, impl.plugin, _REST_S)
-        else:
-            self._breaker.failed(impl.hook, impl.plugin)
+    def rest_awaited(self, plugin: str) -> None:
+        """`plugin` has held up the loop: let those of its hooks rest that somebody waits for."""
+        for (owner, hook), count in self._awaited.items():
+            if owner == plugin and count:
+                self._breaker.bench(hook, owner, _REST_S)
 
     # -- a plugin's life
 
     async def startup(self, runtime: object) -> None:
         """Let every plugin get ready, one after the other; what fails is remembered."""
         for impl in self.plugins.implementations("startup"):
-            await self._life(impl, "startup", STARTUP_S, runtime=runtime)
+            await self._life(impl, "startup", STARTUP_S, runtime)
 
     async def shutdown(self, runtime: object) -> None:
         """Let every plugin free what it has, in reverse order."""
         for impl in reversed(self.plugins.implementations("shutdown")):
-            await self._life(impl, "shutdown", SHUTDOWN_S, runtime=runtime)
+            await self._life(impl, "shutdown", SHUTDOWN_S, runtime)
 
-    async def _life(self, impl: Impl, stage: Any, limit_s: float, runtime: object) -> None:
+    async def _life(self, impl: Impl, stage: Stage, limit_s: float, runtime: object) -> None:
         try:
-            await _settled(impl(runtime=runtime), limit_s)
-        except Exception as error:  # noqa: BLE001 - a stranger may raise anything; the server goes on
-            self.plugins.report(impl.plugin, stage, impl.hook, _late(error, impl, limit_s))
+            await _settled(impl, limit_s, runtime=runtime)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger may raise anything; the server goes on
+            self.plugins.report(impl.plugin, stage, impl.hook, _late(error, impl))
 
     async def health(self) -> dict[str, str]:
         """What plugins say is not well, by name; all are asked at once."""
@@ -130,10 +149,11 @@ class Hooks:
 
         async def ask(impl: Impl) -> str:
             try:
-                return cast(str, await _settled(impl(), HEALTH_S)) or ""
-            except Exception as error:  # noqa: BLE001 - as above
-                late = _late(error, impl, HEALTH_S)
-                return late if isinstance(late, str) else f"{type(late).__name__}: {late}"
+                said = await _settled(impl, HEALTH_S)
+                return str(said)[:_LONGEST_HEALTH] if said else ""
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+                late = _late(error, impl)
+                return late if isinstance(late, str) else f"{type(late).__name__}: {late}"[:_LONGEST_HEALTH]
 
         said = await asyncio.gather(*map(ask, impls))
         return {impl.plugin: text for impl, text in zip(impls, said, strict=True) if text}
@@ -158,26 +178,24 @@ class SessionHooks:
         self._spent[impl.plugin] = self._spent.get(impl.plugin, 0) + ns
 
     def _call(self, impl: Impl, kind: type[T] | tuple[type, ...], **arguments: Any) -> tuple[bool, T | None]:
-        """What a synchronous `impl` returns, and whether it did what it is there for."""
-        failure: Exception | None = None
+        """What `impl` returns, and whether that is what it is there for; it may still have to be awaited."""
+        failure: BaseException | str | None = None
         result = None
+        since = self._hooks.now()
         started = time.perf_counter_ns()
         try:
             result = impl(session_id=self._session_id, agent=self.agent, **arguments)
             if inspect.iscoroutine(result) and impl.hook not in _ASYNC:
                 result.close()
-                raise TypeError(f"{impl.hook} must not be async: nobody would wait for it")
-            if not (result is None or isinstance(result, kind)):
-                raise TypeError(f"{impl.hook} must not return {type(result).__name__}")
-        except Exception as error:  # noqa: BLE001 - a stranger may raise anything; the call goes on
+                failure = f"{impl.hook} must not be async: nobody would wait for it."
+            elif not (result is None or isinstance(result, kind)):
+                failure = f"{impl.hook} must not return {type(result).__name__}."
+        except FAULTS as error:
             failure = error
         took = time.perf_counter_ns() - started
         self._took(impl, took)
-        if failure is not None:
-            self._hooks.raised(impl, failure)
-        elif took < SLOW_S * 1e9 and not inspect.isawaitable(result):
-            self._hooks.worked(impl)
-        self._hooks.held(impl, took)
+        if failure is not None or took >= SLOW_S * 1e9 or impl.hook not in _ASYNC or not inspect.isawaitable(result):
+            self._hooks.ended(impl, since, failure, took / 1e9)
         return failure is None, None if failure else result
 
     def observe(self, event: ServerEvent) -> None:
@@ -201,19 +219,21 @@ class SessionHooks:
         return request
 
     async def _in_time(self, impl: Impl, work: Awaitable[Any]) -> LlmRequest | None:
-        limit_s = self._hooks.limit_s
-        started = time.perf_counter_ns()
+        since, started = self._hooks.now(), time.perf_counter_ns()
+        failure: BaseException | str | None = None
+        result = None
+        self._hooks.awaiting(impl, 1)
         try:
-            result = await _settled(work, limit_s)
+            result = await bounded(work, self._hooks.limit_s, f"{impl.hook} of {impl.plugin}")
             if not (result is None or isinstance(result, LlmRequest)):
-                raise TypeError(f"{impl.hook} must return an LlmRequest or None, not {type(result).__name__}")
+                failure = f"{impl.hook} must return an LlmRequest or None, not {type(result).__name__}."
         except Exception as error:  # noqa: BLE001 - as in `_call`
-            self._hooks.raised(impl, _late(error, impl, limit_s))
-            return None
+            failure = _late(error, impl)
         finally:
+            self._hooks.awaiting(impl, -1)
             self._took(impl, time.perf_counter_ns() - started)
-        self._hooks.worked(impl)
-        return result
+        self._hooks.ended(impl, since, failure, 0.0)
+        return result if failure is None else None
 
     def before_tts(self, text: str) -> str:
         """`text` as plugins want it to be spoken; "" for not at all."""
@@ -226,12 +246,18 @@ class SessionHooks:
         """`event` and its JSON as they may be stored."""
         if not self._hooks.plugins.implementations("before_storage"):
             return event, data
-        if isinstance(event, events.ReplyText):
-            changes = {"delta": ""}
+        kind = type(event)
+        changes: dict[str, str] = {}
+        if kind in _PIECES:
+            changes[_PIECES[kind]] = ""
         elif isinstance(event, events.Transcript) and not event.final:
-            changes = {"text": ""}
+            changes["text"] = ""
         else:
-            changes = {name: self._redacted(getattr(event, name)) for name in _TEXTS.get(type(event), ())}
+            for name in _TEXTS.get(kind, ()):
+                redact = self._redacted_json if name in ("arguments", "result") else self._redacted
+                changes[name] = redact(getattr(event, name))
+        if isinstance(event, events.ReplyFinished):
+            changes["heard_text"] = self._redacted_beginning(event.heard_text, changes["text"])
         if not changes:
             return event, data
         event = msgspec.structs.replace(event, **changes)
@@ -250,19 +276,63 @@ class SessionHooks:
             text = text if result is None else events.encodable(result)
         return text
 
+    def _redacted_beginning(self, heard: str, whole: str) -> str:
+        """What was `heard` of a text that is stored as `whole`: it may end in the middle of what is hidden there."""
+        heard = self._redacted(heard)
+        if whole.startswith(heard):
+            return heard
+        same = next((at for at, (a, b) in enumerate(zip(whole, heard, strict=False)) if a != b), len(whole))
+        return heard[:same].rpartition(" ")[0]
 
-async def _settled(result: Any, limit_s: float) -> Any:
-    """`result`, waited for if it is to be waited for."""
-    if not inspect.isawaitable(result):
-        return result
-    async with asyncio.timeout(limit_s):
-        return await result
+    def _redacted_json(self, text: str) -> str:
+        """`text`, which is JSON in most cases: then it stays JSON."""
+        if text[:1] not in ("{", "["):
+            return self._redacted(text)
+        try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return self._redacted(text)
+        changed = self._redacted_value(value)
+        return text if changed == value else msgspec.json.encode(changed).decode()
+
+    def _redacted_value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._redacted(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            text = str(value)
+            redacted = self._redacted(text)
+            return value if redacted == text else redacted
+        if isinstance(value, list):
+            return [self._redacted_value(item) for item in value]
+        if isinstance(value, dict):
+            return {self._redacted(key): self._redacted_value(item) for key, item in value.items()}
+        return value
 
 
-def _late(error: Exception, impl: Impl, limit_s: float) -> Exception | str:
-    if isinstance(error, TimeoutError):
-        return sentence(f"{impl.hook} took longer than {limit_s:g} s")
+async def _settled(impl: Impl, limit_s: float, **arguments: Any) -> Any:
+    """What `impl` returns, waited for if it is to be waited for.
+
+    Raises:
+        Late: it took too long.
+        Quit: it cancelled itself.
+    """
+    try:
+        result = impl(**arguments)
+    except asyncio.CancelledError:
+        raise Quit("it cancelled itself") from None
+    return await bounded(result, limit_s, f"{impl.hook} of {impl.plugin}") if inspect.isawaitable(result) else result
+
+
+def _late(error: BaseException, impl: Impl) -> BaseException | str:
+    if isinstance(error, Late):
+        return f"{impl.hook} took longer than {error.limit_s:g} s."
     return error
+
+
+def _raised_at(error: BaseException) -> str:
+    """The innermost place in its traceback, with ` at ` before it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
 
 
 def _place(impl: Impl) -> str:

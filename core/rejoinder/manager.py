@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,8 @@ import pluggy
 from rejoinder import hookspecs
 from rejoinder.discovery import Refused, find_plugins
 from rejoinder.errors import RejoinderError, UnknownName, did_you_mean, sentence
-from rejoinder.providers import KINDS, Kind, ModelFile, Provider, Tool, ToolSource
+from rejoinder.guard import FAULTS
+from rejoinder.providers import KINDS, Capabilities, Kind, ModelFile, Provider, Tool, ToolSource
 from rejoinder.settings import Agent, Settings
 from rejoinder.tooling import FunctionTool
 
@@ -42,6 +45,9 @@ Stage = Literal[
 State = Literal["ok", "degraded", "failed", "disabled"]
 """`failed`: nothing of it is in use; `degraded`: something went wrong with a part of it."""
 _MOST_PROBLEMS = 20
+MAY_BE_ASYNC = ("startup", "shutdown", "health", "before_llm")
+"""The hooks that are waited for."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(slots=True)
@@ -78,6 +84,10 @@ class PluginInfo:
             return "failed"
         return "degraded" if self.problems else "ok"
 
+    def may_offer(self, hook: str) -> bool:
+        """Whether it might offer what nobody knows of, since `hook` failed, or all of it."""
+        return not self.loaded or any(one.stage == "register" and one.subject.startswith(hook) for one in self.problems)
+
     @property
     def error(self) -> str | None:
         """The first problem in a sentence; None for a plugin that works."""
@@ -110,6 +120,8 @@ class Plugins:
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
+        self.disabled: set[str] = set()
+        """The names of those that were found and, by the settings, not loaded."""
         self._order: dict[str, int] = {}
         self._forget()
 
@@ -130,7 +142,8 @@ class Plugins:
             _check_version(plugin)
             self._pluggy.register(plugin, name)
             self._check_hooks(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger may raise anything; the server must start
+        except FAULTS as error:
+            # A stranger may raise anything; the server must start.
             if self._pluggy.has_plugin(name):
                 self._pluggy.unregister(name=name)
             info.loaded = False
@@ -157,6 +170,7 @@ class Plugins:
                     raise Refused(f"There is no hook {caller.name!r}.", fix=hint)
                 if impl.hookwrapper or impl.wrapper:
                     raise Refused(f"{caller.name} is a wrapper.", fix="Implement the hook as a plain function.")
+                _check_function(caller.name, impl.function)
         for hook in known:
             function = getattr(plugin, hook, None)
             unmarked = callable(function) and not hasattr(function, f"{hookspecs.PROJECT}_impl")
@@ -184,7 +198,7 @@ class Plugins:
         """
         providers = self._all_providers()
         if (kind, name) not in providers:
-            broken = [info.name for info in self.infos.values() if info.error]
+            broken = [info.name for info in self.infos.values() if info.may_offer("register_providers")]
             fix = (
                 f"Some plugins failed to load ({', '.join(broken)}): see `rejoinder plugins list`." if broken else None
             )
@@ -218,8 +232,30 @@ class Plugins:
         """The schemas of sections that belong to no provider and no tool, by name."""
         offered = []
         for impl in self.implementations("register_settings"):
-            offered += [(impl.plugin, name, schema) for name, schema in self._items(impl, type, mapped=True)]
+            for name, schema in self._items(impl, type, mapped=True):
+                others = {self.owner(kind, name) for kind in (*KINDS, "tool")} - {"", impl.plugin}
+                if others:
+                    what = f"[plugins.{name}] belongs to the plugin {others.pop()!r}"
+                    self.report(
+                        impl.plugin, "register", f"settings:{name}", what, fix="Name the section like your own."
+                    )
+                else:
+                    offered.append((impl.plugin, name, schema))
         return self._unique("settings", offered)
+
+    def schemas(self) -> dict[str, list[type[msgspec.Struct]]]:
+        """The settings of all that is offered, by the name of the section; several may share one."""
+        offers: list[Provider | Tool | ToolSource] = [
+            *self.providers(),
+            *self.tools().values(),
+            *self.tool_sources(),
+        ]
+        schemas: dict[str, list[type[msgspec.Struct]]] = {}
+        for name, schema in (*((offer.name, offer.settings) for offer in offers), *self.settings().items()):
+            known = schemas.setdefault(name, [])
+            if schema not in known:
+                known.append(schema)
+        return schemas
 
     def models(self) -> dict[str, ModelFile]:
         """All model files by name."""
@@ -265,7 +301,7 @@ class Plugins:
         what = f"{what} {fix}".rstrip()
         if isinstance(error, BaseException) and not details:
             details = "".join(traceback.format_exception(error))
-        info = self.infos.setdefault(name, PluginInfo(name, "", ""))
+        info = self.infos.get(name) or PluginInfo(name, "", "")
         info.counts[stage] += 1
         old = next((p for p in info.problems if (p.stage, p.subject) == (stage, subject)), None)
         if old is None:
@@ -342,10 +378,21 @@ class Plugins:
             for _, item in items:
                 if not isinstance(item, kind):
                     raise TypeError(f"{impl.hook} must return {kind.__name__} objects, not {type(item).__name__}")
-        except Exception as error:  # noqa: BLE001 - as in `add`
+        except FAULTS as error:
             self.report(impl.plugin, "register", impl.hook, error)
             return []
-        return items
+        return [one for one in items if self._fits(impl, *one)]
+
+    def _fits(self, impl: Impl, name: str, item: object) -> bool:
+        """Whether the item is whole; what is wrong with it is told, and it is left out."""
+        try:
+            if wrong := misfit(name, item):
+                raise Refused(wrong)
+        except FAULTS as error:
+            called = getattr(item, "name", name)
+            self.report(impl.plugin, "register", f"{impl.hook}: {str(called)[:80]}", error)
+            return False
+        return True
 
 
 def hook_names() -> list[str]:
@@ -357,14 +404,16 @@ def settings_schema(settings: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of a struct of settings; what is secret is marked `writeOnly`."""
     try:
         (schema,), parts = msgspec.json.schema_components((settings,), ref_template="#/$defs/{name}")
-    except TypeError:
-        # A type that has no schema is the author's business; the kit says so.
+    except Exception:  # noqa: BLE001 - a type that has no schema is the author's business; the kit says so
         return {}
     own = parts.pop(settings.__name__, schema)
     for key in own.get("properties", {}).values():
         # Of `Secret | None` the mark would be hidden in one of the two.
         if any(choice.get("writeOnly") for choice in key.get("anyOf", ())):
             key["writeOnly"] = True
+        if key.get("writeOnly"):
+            # It may come from the environment.
+            key.pop("default", None)
     return {**own, "$defs": parts} if parts else own
 
 
@@ -373,7 +422,9 @@ def load_plugins(disabled: Iterable[str] = (), folder: Path | None = None, modul
     plugins = Plugins()
     skip = set(disabled)
     for found in find_plugins(folder, modules):
-        if found.name not in skip:
+        if found.name in skip:
+            plugins.disabled.add(found.name)
+        else:
             plugins.add(found.name, found.load, distribution=found.distribution, version=found.version)
     return plugins
 
@@ -424,6 +475,44 @@ def _reason(error: BaseException | str, distribution: str) -> str:
     return text
 
 
-def absent(settings: Settings, infos: Collection[PluginInfo]) -> set[str]:
+def _check_function(hook: str, function: Callable[..., object]) -> None:
+    """Whether a hook's function can be called as hooks are: by name, with what it asks for.
+
+    Raises:
+        Refused: it cannot.
+    """
+    kinds = inspect.Parameter
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not kinds.POSITIONAL_OR_KEYWORD or parameter.default is not kinds.empty:
+            raise Refused(f"{hook} has the parameter {parameter}.", fix="Take plain ones, without defaults and stars.")
+    late = inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function)
+    if late and (hook not in MAY_BE_ASYNC or inspect.isasyncgenfunction(function)):
+        raise Refused(f"{hook} must not be async: nobody would wait for it.", fix="Write it as a plain function.")
+
+
+def misfit(name: str, item: object) -> str:
+    """What is wrong with something that a plugin offers (as `name`, where it does not say itself); "" if nothing is."""
+    name = name if isinstance(item, type) else getattr(item, "name", name)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return f"its name is {str(name)[:80]!r}: use letters, digits, _, - and ., at most 64"
+    schema = item if isinstance(item, type) else getattr(item, "settings", None)
+    if schema is not None and not isinstance(item, Agent):
+        if not isinstance(schema, type) or not issubclass(schema, msgspec.Struct):
+            return "its settings are no msgspec.Struct"
+        required = [field.name for field in msgspec.structs.fields(schema) if field.required]
+        if required:
+            return f"its settings have no default for {', '.join(required)}"
+    if isinstance(item, Provider) and not (callable(item.create) and isinstance(item.capabilities, Capabilities)):
+        return "its `create` is no function, or its `capabilities` are no Capabilities"
+    if isinstance(item, ToolSource) and not callable(item.create):
+        return "its `create` is no function"
+    if isinstance(item, Tool):
+        if not callable(item.run) or not isinstance(item.parameters, Mapping):
+            return "its `run` is no function, or its `parameters` are no JSON Schema object"
+        msgspec.json.encode(item.parameters)
+    return ""
+
+
+def absent(plugins: Plugins) -> set[str]:
     """The plugins that are switched off or out of order: what they would offer is not known."""
-    return {*settings.disabled_plugins, *(info.name for info in infos if info.error)}
+    return {*plugins.disabled, *(info.name for info in plugins.infos.values() if info.may_offer("register_"))}

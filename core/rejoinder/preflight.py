@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rejoinder.catalog import fixed_agents
 from rejoinder.errors import ConfigError, UnknownName, did_you_mean, listed
 from rejoinder.manager import Plugins, absent
-from rejoinder.providers import KINDS, NoSettings, Provider, Tool, ToolSource
+from rejoinder.providers import KINDS, NoSettings, Tool, ToolSource
 from rejoinder.settings import AGENT_NAME, CONFIG_FILE, ENV_PREFIX, Agent, Settings
 from rejoinder.store.agents import Agents
 from rejoinder.toolbox import Toolbox, from_text
@@ -76,8 +76,17 @@ class BadName:
 def examine(settings: Settings, plugins: Plugins, environ: Iterable[str]) -> Findings:
     """What is wrong with the variables called `environ` and with the sections of `plugins`."""
     found = Findings(problems=list(_variables(environ)))
-    schemas = _schemas(plugins)
-    missing = absent(settings, plugins.infos.values())
+    schemas = plugins.schemas()
+    missing = absent(plugins)
+    for name in settings.disabled_plugins:
+        if name not in plugins.disabled:
+            hint = did_you_mean(name, plugins.infos)
+            found.warnings.append(f"disabled_plugins: there is no plugin {name!r}{f', {hint}' if hint else ''}")
+    for name in settings.required_plugins:
+        info = plugins.infos.get(name)
+        if info is None or info.may_offer(""):
+            why = info.error if info is not None else "it is not installed, or disabled"
+            found.problems.append(f"required_plugins: {name}: {why}")
     for name in sorted({*settings.plugins, *_eager(plugins)}):
         if name not in schemas:
             hint = did_you_mean(name, schemas)
@@ -91,7 +100,7 @@ def examine(settings: Settings, plugins: Plugins, environ: Iterable[str]) -> Fin
 
 def examine_agents(found: Findings, settings: Settings, plugins: Plugins, toolbox: Toolbox, voices: Voices) -> None:
     """Add to `found` what is wrong with the agents of `settings`."""
-    missing = absent(settings, plugins.infos.values())
+    missing = absent(plugins)
     fixed = fixed_agents(settings, plugins)
     unclear = any(source.name in found.broken for source in plugins.tool_sources())
     for name, agent in settings.agents.items():
@@ -165,23 +174,6 @@ def _excused(name: str, near: bool, missing: Collection[str]) -> bool:
 
 
 # -- sections
-
-
-def _schemas(plugins: Plugins) -> dict[str, list[type[msgspec.Struct]]]:
-    """The settings of all providers, tools and sources of tools by name; several may share one."""
-    offers: list[Provider | Tool | ToolSource] = [
-        *plugins.providers(),
-        *plugins.tools().values(),
-        *plugins.tool_sources(),
-    ]
-    schemas: dict[str, list[type[msgspec.Struct]]] = {}
-    for offer in offers:
-        known = schemas.setdefault(offer.name, [])
-        if offer.settings not in known:
-            known.append(offer.settings)
-    for name, schema in plugins.settings().items():
-        schemas.setdefault(name, []).append(schema)
-    return schemas
 
 
 def _eager(plugins: Plugins) -> set[str]:

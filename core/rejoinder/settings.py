@@ -233,6 +233,7 @@ class Settings(BaseSettings):
     plugins_dir: Path = Field(Path("plugins"), description="A folder whose files `*.py` are plugins, too.")
     plugin_modules: tuple[str, ...] = Field((), description="Modules that are plugins, too, by import name.")
     disabled_plugins: tuple[str, ...] = ()
+    required_plugins: tuple[str, ...] = Field((), description="Plugins without which the server does not start.")
     auth: Auth = Auth()
     limits: Limits = Limits()
     webhooks: WebhookOptions = WebhookOptions()

@@ -9,9 +9,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
+import msgspec
+
 from rejoinder.breaker import Breaker
 from rejoinder.clock import Clock
 from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError, UnknownName
+from rejoinder.guard import FAULTS, Late, Quit, bounded
 from rejoinder.manager import Plugins, Stage, absent
 from rejoinder.providers import AnyProvider, Kind, LlmProvider, ModelPaths, Provider, ProviderContext, VadAdvice
 from rejoinder.settings import Agent, Settings
@@ -20,6 +23,8 @@ from rejoinder.toolbox import read_section
 log = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 """A provider that could not be made or loaded is tried again after this, then after twice as long."""
+CLOSE_S = 5.0
+"""A provider that takes longer to close is not waited for."""
 _BENCH_S = 60.0
 """Providers of a plugin that held up the event loop are asked last for so long."""
 
@@ -32,6 +37,10 @@ class _Failure:
     pause_s: float
     retry_at: float
     trying: bool = False
+
+    def again(self) -> RejoinderError:
+        """The error once more; each time that it is raised it would otherwise remember more frames."""
+        return self.error.with_traceback(None)
 
 
 class Supply:
@@ -54,6 +63,8 @@ class Supply:
         """Which of them fail in conversations."""
         self.trials: set[asyncio.Task[None]] = set()
         """Those that failed and are being tried again."""
+        self._closed = False
+        self._schemas: dict[str, list[type[msgspec.Struct]]] | None = None
         self._executors: dict[str, Executor] = {}
         self._providers: dict[tuple[Kind, str], AnyProvider] = {}
         self._ready: dict[tuple[Kind, str], asyncio.Lock] = {}
@@ -62,19 +73,23 @@ class Supply:
 
     async def close(self) -> None:
         """Free them all, in reverse order, and their threads. Idempotent."""
+        self._closed = True
         for trial in tuple(self.trials):
             trial.cancel()
         if self.trials:
-            await asyncio.wait(tuple(self.trials))
-        for (kind, name), provider in reversed(self._providers.items()):
-            try:
-                await provider.close()
-            except Exception:
-                log.exception("the %s provider %s did not close", kind, name)
-        self._providers.clear()
+            await asyncio.wait(tuple(self.trials), timeout=CLOSE_S)
+        providers, self._providers = self._providers, {}
+        for (kind, name), provider in reversed(providers.items()):
+            await self._close_one(kind, name, provider)
         for executor in self._executors.values():
             executor.shutdown(wait=True, cancel_futures=True)
         self._executors.clear()
+
+    async def _close_one(self, kind: Kind, name: str, provider: AnyProvider) -> None:
+        try:
+            await bounded(provider.close(), CLOSE_S, f"closing of {kind} {name}")
+        except Exception:
+            log.exception("the %s provider %s did not close", kind, name)
 
     async def provider(self, kind: Kind, name: str) -> AnyProvider:
         """The provider called `name`, made and warmed up on first use; all sessions share it.
@@ -88,7 +103,9 @@ class Supply:
                 return self._providers[key]
             failure = self._failures.get(key)
             if failure is not None and self._clock.monotonic() < failure.retry_at:
-                raise failure.error
+                raise failure.again()
+            if self._closed:
+                raise _stopping(name)
             self._progress(f"{kind} {name}")
             started = self._clock.monotonic()
             stage: Stage = "configure"
@@ -98,7 +115,9 @@ class Supply:
                 await self._warm_up(kind, name, provider)
             except UnknownName:
                 raise
-            except Exception as error:
+            except FAULTS as error:
+                if self._closed or _cancelled():
+                    raise
                 raise self._failed(key, stage, error) from error
             self._warm.add(key)
             if self._failures.pop(key, None):
@@ -115,15 +134,17 @@ class Supply:
         """
         limit_s = self._settings.limits.warm_up_s
         try:
-            async with asyncio.timeout(limit_s) as limit:
-                await provider.warm_up()
-        except TimeoutError:
-            if not limit.expired():
-                raise
+            await bounded(provider.warm_up(), limit_s, f"warm-up of {kind} {name}")
+        except Late:
             raise ProviderTimeout(name, f"was not ready within {limit_s:g} s", fix="See limits.warm_up_s.") from None
+        except Quit as error:
+            raise ProviderError(name, str(error)) from error
+        if self._closed:
+            await self._close_one(kind, name, provider)
+            raise _stopping(name)
         check_provider(kind, name, provider, self._plugins.provider(kind, name))
 
-    def _failed(self, key: tuple[Kind, str], stage: Stage, error: Exception) -> RejoinderError:
+    def _failed(self, key: tuple[Kind, str], stage: Stage, error: BaseException) -> RejoinderError:
         """Remember that a provider cannot be made or loaded; the error to raise now, and until it is tried again."""
         kind, name = key
         self.report(kind, name, stage, error)
@@ -156,8 +177,11 @@ class Supply:
         key = (kind, name)
         if key not in self._providers:
             offer = self._plugins.provider(kind, name)
+            if self._schemas is None:
+                self._schemas = self._plugins.schemas()
+            others = self._schemas.get(name, ())
             context = ProviderContext(
-                settings=read_section(self._settings.plugins, name, offer.settings),
+                settings=read_section(self._settings.plugins, name, offer.settings, others),
                 models=self._models,
                 executor=self._executor,
                 llm=lambda other: cast(LlmProvider, self.make("llm", other)),
@@ -188,10 +212,10 @@ class Supply:
                 known = self._failures.get((kind, name))
                 if known is not None and len(names) > 1:
                     self._try_again(kind, name, known)
-                    raise known.error
+                    raise known.again()
                 found[name] = await self.provider(kind, name)
             except RejoinderError as error:
-                if isinstance(error, UnknownName) and not absent(self._settings, self._plugins.infos.values()):
+                if isinstance(error, UnknownName) and not absent(self._plugins):
                     raise
                 log.warning("the %s provider %s is left out: %s", kind, name, error.explain())
                 failure = error
@@ -210,6 +234,8 @@ class Supply:
                 await self.provider(kind, name)
             except RejoinderError as error:
                 log.info("the %s provider %s still fails: %s", kind, name, error.explain())
+            finally:
+                failure.trying = False
 
         task = asyncio.create_task(trial(), name=f"{kind} {name} once more")
         self.trials.add(task)
@@ -220,7 +246,8 @@ class Supply:
         try:
             # Made, not loaded.
             voices: Collection[str] | None = getattr(self.make("tts", name), "voices", None)
-        except Exception as error:  # noqa: BLE001 - whoever uses it will hear of it
+        except FAULTS as error:
+            # Whoever uses it will hear of it.
             log.debug("the voices of %s are not known: %r", name, error)
             return None
         return voices
@@ -229,6 +256,16 @@ class Supply:
         """Ask what `plugin` offers last for a while: it held up everybody."""
         for offer in self._plugins.offers(plugin):
             self.breaker.bench(offer.kind, offer.name, _BENCH_S)
+
+
+def _stopping(name: str) -> ProviderError:
+    return ProviderError(name, "the server is stopping", code="draining")
+
+
+def _cancelled() -> bool:
+    """Whether the current task is to stop."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 _METHODS: dict[Kind, tuple[str, ...]] = {

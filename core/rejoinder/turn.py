@@ -290,6 +290,9 @@ class TurnScope:
                     hooks=stage.hooks.spent(),
                 )
             )
+        else:
+            # Of a turn that is not measured; it must not be added to the next one.
+            stage.hooks.spent()
 
     def _saved_us(self) -> int:
         """What the answer would have taken longer, had its preparation begun with the commit."""

@@ -21,6 +21,7 @@ BEAT_S = 0.025
 NOTICED_S = 0.075
 """The loop has been held up for this long; then the stack is looked at."""
 AUDIT_S = 30.0
+_MOST_STACKS = 4
 
 
 class Owners:
@@ -33,8 +34,9 @@ class Owners:
             plugin = plugins.module(name)
             if plugin is None:
                 continue
-            module = plugin if isinstance(plugin, ModuleType) else sys.modules.get(type(plugin).__module__)
-            if module is None or not module.__file__:
+            made_in = getattr(plugin, "__module__", None) or type(plugin).__module__
+            module = plugin if isinstance(plugin, ModuleType) else sys.modules.get(made_in)
+            if module is None or not getattr(module, "__file__", None):
                 continue
             own = [module]
             if info.distribution != OURS and module.__name__.partition(".")[0] in sys.modules:
@@ -51,13 +53,20 @@ class Owners:
             self._known[filename] = self._roots[found[0]] if found else ""
         return self._known[filename]
 
+    def innermost(self, stack: traceback.StackSummary) -> tuple[str, str]:
+        """The plugin whose code is innermost on `stack`, and where; "" and the innermost place if it is nobody's."""
+        for frame in reversed(stack):
+            if owner := self.of(frame.filename):
+                return owner, f"{frame.name} ({frame.filename}:{frame.lineno})"
+        return "", f"{stack[-1].name} ({stack[-1].filename}:{stack[-1].lineno})"
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The event loop was held up for `seconds`, when it was in `frames` (innermost last)."""
+    """The event loop was held up for `seconds`, and was seen in each of `stacks` (their innermost frames last)."""
 
     seconds: float
-    frames: traceback.StackSummary
+    stacks: tuple[traceback.StackSummary, ...]
 
 
 class Watchdog:
@@ -73,7 +82,7 @@ class Watchdog:
         self._audit_at = 0.0
         self._collecting_since = 0.0
         self._collected_s = 0.0
-        self._frames: traceback.StackSummary | None = None
+        self._stacks: list[traceback.StackSummary] = []
         self._stop = threading.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
@@ -102,17 +111,19 @@ class Watchdog:
 
     def _beat(self) -> None:
         now = time.monotonic()
-        frames, self._frames = self._frames, None
+        stacks, self._stacks = self._stacks, []
         held_s = now - self._beat_at - BEAT_S
-        if frames is not None and held_s - self._collected_s >= NOTICED_S / 2:
-            self._blocked(Block(held_s, frames))
-        if now >= self._audit_at:
-            self._audit_at = now + AUDIT_S
-            self._audit()
-        self._collected_s = 0.0
-        self._beat_at = time.monotonic()
-        if self._timer is not None:
-            self._timer = self._loop.call_later(BEAT_S, self._beat)
+        try:
+            if stacks and held_s - self._collected_s >= NOTICED_S / 2:
+                self._blocked(Block(held_s, tuple(stacks)))
+            if now >= self._audit_at:
+                self._audit_at = now + AUDIT_S
+                self._audit()
+        finally:
+            self._collected_s = 0.0
+            self._beat_at = time.monotonic()
+            if self._timer is not None:
+                self._timer = self._loop.call_later(BEAT_S, self._beat)
 
     def _on_gc(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
@@ -126,11 +137,12 @@ class Watchdog:
             now = time.monotonic()
             # Whoever wakes late itself cannot tell who is to blame.
             punctual, slept_at = now - slept_at < 2 * BEAT_S, now
-            if punctual and self._frames is None and now - self._beat_at > NOTICED_S:
+            if punctual and len(self._stacks) < _MOST_STACKS and now - self._beat_at > NOTICED_S:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None:
-                    self._frames = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
-                    self._frames.reverse()
+                    stack = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
+                    stack.reverse()
+                    self._stacks.append(stack)
 
 
 def tasks_of_plugins(owners: Owners) -> dict[str, Counter[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rejoinder import events
+from rejoinder.errors import ProviderError
 from rejoinder.events import ReplyFinished, ReplyText, ServerEvent, Transcript, TurnCommitted, TurnMetrics
 from rejoinder.hooks import Hooks
 from rejoinder.hookspecs import hookimpl
@@ -148,8 +150,9 @@ def test_a_filter_that_fails_costs_at_most_its_time(answer: str) -> None:
     if answer == "late":
         assert "longer than 0.5 s" in problem.what
     elif answer == "raise":
-        assert "ValueError: broken" in problem.what
-        assert "in bad" in problem.details, "the traceback is kept"
+        assert "before_llm raised ValueError at" in problem.what
+        assert "test_hooks.py" in problem.what
+        assert "ValueError: broken" in problem.details, "its text, in which something said may stand, is for few"
 
 
 def test_one_that_rests_comes_back() -> None:
@@ -268,7 +271,7 @@ ALL_TEXTS: list[ServerEvent] = [
 
 @pytest.mark.parametrize("event", ALL_TEXTS, ids=lambda event: type(event).__name__)
 def test_every_text_of_an_event_is_redacted(event: ServerEvent) -> None:
-    hooks = Hooks(plugins_of(one_hook("before_storage", hide))).session("ses_1")
+    hooks = Hooks(plugins_of(one_hook("before_storage", hide)), now=lambda: 0.0).session("ses_1")
     before = events.encode(event)
     stored, data = hooks.stored(event, before)
     assert b"4111" not in data
@@ -354,9 +357,12 @@ def test_who_blocks_the_loop_for_long_rests_at_once_and_is_told_what_to_do() -> 
 
 
 def test_an_async_observer_is_a_mistake() -> None:
-    async def late(event: ServerEvent) -> None: ...
+    async def late() -> None: ...
 
-    plugins = plugins_of(one_hook("on_event", late))
+    def careless(event: ServerEvent) -> Any:
+        return late()
+
+    plugins = plugins_of(one_hook("on_event", careless))
     Hooks(plugins, now=lambda: 0.0).session("ses_1").observe(ALL_TEXTS[1])
     assert "on_event must not be async" in plugins.infos["p0"].problems[0].what
 
@@ -468,3 +474,200 @@ def test_a_call_of_the_agents_tool_is_one_more_request() -> None:
 
     run_virtual(main())
     assert asked == ["user", "tool"]
+
+
+# -- what a stranger's code may do
+
+
+@pytest.mark.parametrize("error", [SystemExit("x"), asyncio.CancelledError()])
+@pytest.mark.parametrize("hook", ["on_event", "before_llm", "before_tts", "before_storage"])
+def test_whoever_wants_to_end_the_process_only_fails(hook: str, error: BaseException) -> None:
+    def quits() -> None:
+        raise error
+
+    async def quits_later() -> None:
+        raise error
+
+    plugins = plugins_of(one_hook(hook, quits_later if hook == "before_llm" else quits))
+
+    async def main() -> None:
+        async with pilot(plugins=plugins) as client:
+            await client.turn()
+            assert (await client.until(ReplyFinished)).reason == "completed"
+
+    run_virtual(main())
+    assert plugins.infos["p0"].problems[0].stage == "hook"
+
+
+def test_a_filter_that_ignores_its_cancellation_is_let_go() -> None:
+    async def stubborn() -> None:
+        for _ in range(100):
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue
+
+    plugins = plugins_of(one_hook("before_llm", stubborn))
+
+    async def main() -> None:
+        hooks = Hooks(plugins, limit_s=0.2)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(5):
+            await hooks.session("ses_1").before_llm(LlmRequest((Message("user", "hi"),)))
+        assert asyncio.get_running_loop().time() - began < 1
+        assert "longer than 0.2 s" in plugins.infos["p0"].problems[0].what
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            for _ in range(101):
+                task.cancel()
+                await asyncio.sleep(0)
+
+    run_virtual(main())
+
+
+def rests(hooks: Hooks, now: list[float], at: float) -> list[float]:
+    """How long the hook of `p0` rests after each time that it is called again as soon as it may, from `at` on."""
+    session, found = hooks.session("ses_1"), []
+    now[0] = at
+    for _ in range(6):
+        while not hooks.resting("on_event"):
+            session.observe(ALL_TEXTS[1])
+        began = now[0]
+        while hooks.resting("on_event"):
+            now[0] += 1
+        found.append(now[0] - began)
+    return found
+
+
+def test_rests_get_longer_up_to_ten_minutes() -> None:
+    def broken() -> None:
+        raise ValueError
+
+    now = [0.0]
+    assert rests(Hooks(plugins_of(one_hook("on_event", broken)), now=lambda: now[0]), now, 100) == [
+        *(30, 60, 120, 240, 480, 600)
+    ]
+
+
+def test_many_failures_at_once_are_one() -> None:
+    async def late() -> None:
+        await asyncio.sleep(60)
+
+    plugins = plugins_of(one_hook("before_llm", late))
+
+    async def main() -> None:
+        hooks = Hooks(plugins)
+        request = LlmRequest((Message("user", "hi"),))
+        await asyncio.gather(*(hooks.session(f"ses_{n}").before_llm(request) for n in range(8)))
+        assert plugins.infos["p0"].problems[0].count == 8
+        assert hooks.resting("before_llm")
+        await asyncio.sleep(31)
+        assert not hooks.resting("before_llm")
+
+    run_virtual(main())
+
+
+def test_after_a_rest_one_call_is_the_trial() -> None:
+    calls = []
+
+    async def late() -> None:
+        calls.append(1)
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        hooks = Hooks(plugins_of(one_hook("before_llm", late)))
+        request = LlmRequest((Message("user", "hi"),))
+        for _ in range(3):
+            await hooks.session("ses_1").before_llm(request)
+        await asyncio.sleep(31)
+        calls.clear()
+        await asyncio.gather(*(hooks.session(f"ses_{n}").before_llm(request) for n in range(8)))
+        assert len(calls) == 1
+
+    run_virtual(main())
+
+
+def test_who_blocks_while_it_is_awaited_rests() -> None:
+    async def blocks() -> None:
+        await asyncio.sleep(0.3)
+
+    plugins = plugins_of(one_hook("before_llm", blocks))
+
+    async def main() -> None:
+        hooks = Hooks(plugins)
+        asking = asyncio.create_task(hooks.session("ses_1").before_llm(LlmRequest((Message("user", "hi"),))))
+        await asyncio.sleep(0.1)
+        hooks.rest_awaited("nobody")
+        assert not hooks.resting("before_llm")
+        hooks.rest_awaited("p0")
+        assert hooks.resting("before_llm")
+        await asking
+        assert hooks.resting("before_llm"), "that it worked in the end changes nothing"
+        await asyncio.sleep(31)
+        hooks.rest_awaited("p0")
+        assert not hooks.resting("before_llm"), "nobody waits for it"
+
+    run_virtual(main())
+
+
+def card(text: str) -> str:
+    return re.sub(r"\d{4} \d{4} \d{4} \d{4}", "[card]", text)
+
+
+@pytest.mark.parametrize(
+    ("heard", "stored"),
+    [
+        ("Your card is 4111 1111 1111 1111, right?", "Your card is [card], right?"),
+        ("Your card is 4111 1111", "Your card is"),
+        ("Your card", "Your card"),
+        ("", ""),
+    ],
+)
+def test_a_number_that_was_cut_off_is_hidden_as_far_as_the_whole_is_known(heard: str, stored: str) -> None:
+    whole = "Your card is 4111 1111 1111 1111, right?"
+    finished = events.ReplyFinished(
+        reply_id="r", turn_id="t", reason="interrupted", text=whole, heard_text=heard, played_ms=1, estimated=False
+    )
+    hooks = Hooks(plugins_of(one_hook("before_storage", card)), now=lambda: 0.0).session("ses_1")
+    event, _ = hooks.stored(finished, b"")
+    assert isinstance(event, events.ReplyFinished)
+    assert (event.text, event.heard_text) == ("Your card is [card], right?", stored)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stored"),
+    [
+        ('{"card":"\\u0034111 1111 1111 1111"}', '{"card":"[card]"}'),
+        ('{"deep":[{"card":"4111 1111 1111 1111"},1,true,null]}', '{"deep":[{"card":"[card]"},1,true,null]}'),
+        ('{"pin": 1234}', '{"pin": 1234}'),
+        ("{broken 4111 1111 1111 1111", "{broken [card]"),
+    ],
+)
+def test_arguments_stay_json(arguments: str, stored: str) -> None:
+    called = events.ToolCalled(reply_id="r", call_id="c", name="pay", arguments=arguments)
+    hooks = Hooks(plugins_of(one_hook("before_storage", card)), now=lambda: 0.0).session("ses_1")
+    event, _ = hooks.stored(called, b"")
+    assert isinstance(event, events.ToolCalled)
+    assert event.arguments == stored
+
+
+def test_the_time_of_a_turn_that_is_not_measured_is_not_the_next_ones() -> None:
+    mended = []
+
+    async def slow_at_first(request: LlmRequest) -> None:
+        if not mended:
+            time.sleep(0.04)  # noqa: ASYNC251 - that is what takes time
+
+    def script(request: LlmRequest) -> Iterable[LlmDelta | Exception]:
+        return ("Fine. ",) if mended else (ProviderError("scripted", "no"),)
+
+    async def main() -> None:
+        llm = ScriptedLlm(script)
+        async with pilot(plugins=plugins_of(one_hook("before_llm", slow_at_first)), llm=llm) as client:
+            await client.turn()
+            await client.until(ReplyFinished)
+            mended.append(True)
+            await client.turn()
+            metrics = await client.until(TurnMetrics)
+            assert metrics.hooks.get("p0", 0) < 40_000
+
+    run_virtual(main())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import types
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -194,6 +196,105 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
     assert "Traceback" in plugins.infos["acme"].details
 
 
+class Bare(msgspec.Struct):
+    url: str
+
+
+MISFITS: dict[str, tuple[Any, str]] = {
+    "no name": (Provider("tts", None, "", Plain), "its name is 'None'"),  # type: ignore[arg-type]
+    "odd name": (Provider("tts", "my voice", "", Plain), "its name is 'my voice'"),  # type: ignore[arg-type]
+    "no struct": (Provider("tts", "hum", "", Plain, dict), "no msgspec.Struct"),  # type: ignore[arg-type]
+    "a required field": (Provider("tts", "hum", "", Plain, Bare), "no default for url"),  # type: ignore[arg-type]
+    "no function": (Provider("tts", "hum", "", None), "its `create` is no function"),  # type: ignore[arg-type]
+    "no capabilities": (Provider("tts", "hum", "", Plain, NoSettings, None), "no Capabilities"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_an_offer_that_is_not_whole_is_left_out_alone(case: str) -> None:
+    item, what = MISFITS[case]
+
+    class Offers:
+        @hookimpl
+        def register_providers(self) -> list[Provider]:
+            return [item, offer("tts", "fine")]
+
+    plugins = Plugins()
+    plugins.add("acme", Offers)
+    assert [one.name for one in plugins.providers()] == ["fine"]
+    assert what in why(plugins, "acme")
+
+
+def test_a_tool_without_a_schema_is_left_out() -> None:
+    async def run(arguments: dict[str, Any], context: Any) -> str:
+        return ""
+
+    class Offers:
+        @hookimpl
+        def register_tools(self) -> list[Tool]:
+            return [Tool("bad", "", run, parameters=None), Tool("odd", "", run, {"x": object()}), Tool("fine", "", run)]  # type: ignore[arg-type]
+
+    plugins = Plugins()
+    plugins.add("acme", Offers)
+    assert set(plugins.tools()) == {"fine"}
+    assert len(plugins.infos["acme"].problems) == 2
+
+
+def test_a_section_that_belongs_to_others_is_refused() -> None:
+    class Thief:
+        @hookimpl
+        def register_settings(self) -> dict[str, type[msgspec.Struct]]:
+            return {"hibari": Options, "mine": Options}
+
+    plugins = load_plugins()
+    plugins.add("thief", Thief)
+    assert set(plugins.settings()) == {"mine"}
+    assert "[plugins.hibari] belongs to the plugin 'hibari'" in why(plugins, "thief")
+
+
+@pytest.mark.parametrize("error", [SystemExit("x"), asyncio.CancelledError(), ValueError("x")])
+def test_whatever_a_plugin_raises_stays_with_it(error: BaseException) -> None:
+    class Raises:
+        @hookimpl
+        def register_providers(self) -> list[Provider]:
+            raise error
+
+    def load() -> object:
+        raise error
+
+    plugins = load_plugins()
+    assert not plugins.add("one", load)
+    assert plugins.add("two", Raises)
+    assert plugins.provider("tts", "hibari")
+    assert plugins.infos["one"].state == "failed"
+    assert plugins.infos["two"].state == "degraded"
+
+
+def starred(*events: Any) -> None: ...
+
+
+def defaulted(event: Any = None) -> None: ...
+
+
+def keyword(*, event: Any) -> None: ...
+
+
+async def late(event: Any) -> None: ...
+
+
+async def stream(event: Any) -> Any:
+    yield event
+
+
+@pytest.mark.parametrize("function", [starred, defaulted, keyword, late, stream])
+def test_a_function_that_cannot_be_called_as_hooks_are_is_refused(function: Any) -> None:
+    plugins = Plugins()
+    marked = hookimpl(types.FunctionType(function.__code__, {}, "on_event", function.__defaults__))
+    marked.__kwdefaults__ = function.__kwdefaults__
+    assert not plugins.add("odd", lambda: SimpleNamespace(on_event=marked))
+    assert "async" in why(plugins, "odd") or "parameter" in why(plugins, "odd") or "keyword" in why(plugins, "odd")
+
+
 # -- names that are taken
 
 
@@ -291,6 +392,7 @@ def test_the_schema_marks_what_is_secret() -> None:
     properties = settings_schema(Options)["properties"]
     assert properties["speed"] == {"type": "number", "minimum": 0.5, "default": 1.0}
     assert properties["api_key"]["writeOnly"] is True
+    assert "default" not in properties["api_key"], "it may come from the environment"
     assert "writeOnly" not in properties["speed"]
     assert settings_schema(NoSettings)["properties"] == {}
 

@@ -20,6 +20,7 @@ from rejoinder.manager import Plugins, load_plugins
 from rejoinder.preflight import examine
 from rejoinder.providers import Provider, Tool
 from rejoinder.settings import Agent, Auth, Settings, load_settings
+from rejoinder.toolbox import read_section
 
 SCRIPTED = {**dict.fromkeys(("vad", "stt", "llm", "tts"), "scripted"), "turn": [], "interruption": [], "tools": []}
 TYPOS = """
@@ -176,7 +177,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Lookup(msgspec.Struct, forbid_unknown_fields=True):
-    place: str = msgspec.field(name="where")
+    place: str = msgspec.field(name="where", default="")
     shared: int = 1
 
 
@@ -200,13 +201,14 @@ def test_a_section_serves_all_that_have_its_name(tmp_path: Path) -> None:
         return examine(Settings(plugins={"twin": section}), plugins, ()).problems
 
     assert problems(shared="2", model="x", where="here") == []
-    assert problems(model="x") == ["plugins.twin: Object missing required field `where`"]
     assert problems(where="here", place="x", shared="x") == [
         "plugins.twin.place: unknown key, known: model, shared, where",
         "plugins.twin.shared: Expected `int`, got `str`",
     ]
-    # A tool has its settings from the start, also where nobody set any.
-    assert examine(Settings(), plugins, ()).problems == ["plugins.twin: Object missing required field `where`"]
+    assert examine(Settings(), plugins, ()).problems == []
+    # Each reads its own, and is not disturbed by the other's.
+    section = {"twin": {"shared": "2", "model": "x", "where": "here"}}
+    assert read_section(section, "twin", Model, plugins.schemas()["twin"]).model == "x"
 
 
 def test_sections_of_plugins_that_offer_no_provider() -> None:

@@ -261,10 +261,11 @@ def test_the_watchdog_names_the_code_that_held_up_the_loop(tmp_path: Path) -> No
         finally:
             watchdog.close()
             watchdog.close()
-        found = [block for block in blocks if block.frames[-1].name == "think"]
+        found = [block for block in blocks if {stack[-1].name for stack in block.stacks} == {"think"}]
         assert found
         assert 0.3 < found[0].seconds < 2
-        assert found[0].frames[-1].filename == str(plugin)
+        assert owners.innermost(found[0].stacks[0])[0] == "sleepy"
+        assert len(found[0].stacks) > 1
 
     asyncio.run(main())
 
@@ -330,5 +331,159 @@ def test_a_plugin_that_forgets_tasks_is_named(tmp_path: Path) -> None:
             for task in (*few, *many):
                 task.cancel()
             await asyncio.gather(*few, *many, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+# -- what a stranger's code may do
+
+
+class Quits(ScriptedTts):
+    async def warm_up(self) -> None:
+        raise SystemExit("no licence")
+
+
+class CancelsItself(ScriptedTts):
+    async def warm_up(self) -> None:
+        raise asyncio.CancelledError
+
+
+class Stubborn(ScriptedTts):
+    async def warm_up(self) -> None:
+        while not self.spoken:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self.spoken.append("cancelled")
+                await asyncio.sleep(3600)
+
+
+def quits(context: Any) -> Any:
+    raise SystemExit("no licence")
+
+
+@pytest.mark.parametrize("create", [quits, lambda _: Quits(), lambda _: CancelsItself(), lambda _: Stubborn()])
+def test_a_provider_that_quits_or_hangs_is_left_out(tmp_path: Path, create: Callable[..., Any]) -> None:
+    plugins = plugins_with(Acme(create))
+
+    async def main() -> None:
+        async with asyncio.timeout(10), running(tmp_path, plugins, limits=Limits(warm_up_s=0.2)) as runtime:
+            assert list((await runtime.services(FALLBACK)).tts) == ["scripted"]
+            assert plugins.infos["acme"].problems[0].subject == "tts:acme"
+
+    asyncio.run(main())
+
+
+def test_closing_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clings(ScriptedTts):
+        async def close(self) -> None:
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    if self.closed:
+                        raise
+                    self.closed += 1
+
+    monkeypatch.setattr("rejoinder.supply.CLOSE_S", 0.1)
+    plugins = plugins_with(Acme(lambda context: Clings()))
+
+    async def main() -> None:
+        async with asyncio.timeout(5), running(tmp_path, plugins) as runtime:
+            assert list((await runtime.services(FALLBACK)).tts) == ["acme", "scripted"]
+
+    asyncio.run(main())
+
+
+def test_what_is_loaded_too_late_is_freed(tmp_path: Path) -> None:
+    log: list[str] = []
+    loaded = asyncio.Event()
+
+    class Slow(ScriptedTts):
+        async def warm_up(self) -> None:
+            await loaded.wait()
+            log.append("warm")
+
+        async def close(self) -> None:
+            log.append("closed")
+
+    plugins = plugins_with(Acme(lambda context: Slow()))
+
+    async def main() -> None:
+        agent = FALLBACK.model_copy(update={"tts": ("scripted",)})
+        async with running(tmp_path, plugins, agent) as runtime:
+            asking = asyncio.create_task(runtime.provider("tts", "acme"))
+            await asyncio.sleep(0.01)
+        assert log == ["closed"]
+        loaded.set()
+        with pytest.raises(ProviderError, match="stopping"):
+            await asking
+        assert log == ["closed", "warm", "closed"]
+        with pytest.raises(ProviderError, match="stopping"):
+            await runtime.provider("tts", "acme")
+
+    asyncio.run(main())
+
+
+def test_an_error_that_is_told_again_does_not_grow(tmp_path: Path) -> None:
+    plugins = plugins_with(Acme(broken_create))
+
+    async def main() -> None:
+        async with running(tmp_path, plugins) as runtime:
+            for _ in range(50):
+                await runtime.services(FALLBACK)
+            error = runtime.supply._failures["tts", "acme"].error
+            depth, trace = 0, error.__traceback__
+            while trace is not None:
+                depth, trace = depth + 1, trace.tb_next
+            assert depth < 10
+
+    asyncio.run(main())
+
+
+def test_plugins_that_must_not_be_missing(tmp_path: Path) -> None:
+    async def start(plugins: Plugins) -> None:
+        agent = FALLBACK.model_copy(update={"tts": ("scripted",)})
+        async with running(tmp_path, plugins, agent, required_plugins=("redact",)):
+            pass
+
+    with pytest.raises(ConfigError, match="redact: it is not installed, or disabled"):
+        asyncio.run(start(load_plugins()))
+
+    broken = load_plugins()
+    broken.add("redact", lambda: __import__("a_package_that_is_nowhere"))
+    with pytest.raises(ConfigError, match=r"redact: .*a_package_that_is_nowhere"):
+        asyncio.run(start(broken))
+
+    class Tired:
+        @hookimpl
+        def startup(self) -> None:
+            raise OSError("no key")
+
+    tired = load_plugins()
+    tired.add("redact", Tired)
+    with pytest.raises(ConfigError, match="redact: OSError: no key"):
+        asyncio.run(start(tired))
+
+    fine = load_plugins()
+    fine.add("redact", object)
+    asyncio.run(start(fine))
+
+
+def test_a_class_may_be_a_plugin(tmp_path: Path) -> None:
+    class Watcher:
+        @staticmethod
+        @hookimpl
+        def on_event(event: Any) -> None: ...
+
+    plugins = load_plugins()
+    plugins.add("watcher", lambda: Watcher)
+
+    async def main() -> None:
+        agent = FALLBACK.model_copy(update={"tts": ("scripted",)})
+        async with running(tmp_path, plugins, agent) as runtime:
+            assert await runtime.health() == {}
+            assert runtime._owners is not None
+            assert runtime._owners.of(__file__) == "watcher"
 
     asyncio.run(main())

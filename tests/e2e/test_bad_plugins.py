@@ -153,7 +153,8 @@ def test_they_are_named_and_the_call_does_not_notice(tmp_path: Path, start: Call
         assert f"{hook} is broken" in said("raiser", "register", hook)
     assert "startup is broken" in said("raiser", "startup", "startup")
     for hook in ("on_event", "before_llm", "before_tts", "before_storage"):
-        assert f"{hook} is broken" in said("raiser", "hook", hook)
+        assert f"{hook} raised ValueError" in said("raiser", "hook", hook)
+        assert "raiser.py" in said("raiser", "hook", hook)
     assert "health is broken" in found["raiser"]["health"]
     assert "pump" in said("leaker", "leak")
     assert "Await or cancel" in said("leaker", "leak")

@@ -145,7 +145,7 @@ class Voice:
         Takes as long as speaking them; phrases that are there already, or that another session renders, cost
         nothing. What fails is logged and left out. May be cancelled at any time.
         """
-        for chunk in (chunk for text in texts for chunk in _chunks(text)):
+        for chunk in (chunk for text in texts for chunk in chunks_of(text)):
             wanted = self._key(self._order()[0], chunk)
             if not self._phrases.claim(wanted):
                 continue
@@ -166,7 +166,7 @@ class Voice:
 
     def _kept(self, text: str) -> list[TtsDelta] | None:
         """The kept audio of `text`; None if a part of it is missing."""
-        chunks = _chunks(text)
+        chunks = chunks_of(text)
         for name in self._order():
             phrases = [self._phrases.get(self._key(name, chunk)) for chunk in chunks]
             found = [phrase for phrase in phrases if phrase is not None]
@@ -210,7 +210,7 @@ class Voice:
                 if heard or not audible:
                     self._worked(name, heard)
                     return
-            failure = failure or ProviderError(name, f"it made no audio of {text[:80]!r}", code="empty_audio")
+            failure = failure or ProviderError(name, f"it made no audio of {len(text)} characters", code="empty_audio")
             to = "" if heard else to
             self._failed(name, failure)
             log_failure("tts", name, to, failure)
@@ -298,7 +298,7 @@ async def _audio(stream: AsyncGenerator[TtsDelta, None], words: list[WordTime]) 
     return None
 
 
-def _chunks(text: str) -> list[str]:
+def chunks_of(text: str) -> list[str]:
     """`text` in the chunks in which a reply of it is spoken, so that a kept phrase is found chunk by chunk, too."""
     chunker = Chunker()
     return chunker.feed(text) + chunker.finish()
