@@ -651,7 +651,7 @@ def test_arguments_stay_json(arguments: str, stored: str) -> None:
 
 
 def test_the_time_of_a_turn_that_is_not_measured_is_not_the_next_ones() -> None:
-    mended = []
+    mended: list[bool] = []
 
     async def slow_at_first(request: LlmRequest) -> None:
         if not mended:
