@@ -36,8 +36,14 @@ _HEADERS = ("content-type", "location", "etag")
 """Of an answer these are kept."""
 SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|tickets)/?")
 """Their answers hold a secret, which must not lie about for a day."""
-SAID = re.compile(r"/v1/(chat|audio)(/.*)?")
-"""Their answers hold what was said, which is not stored as it is where a plugin hides some of it (`before_storage`)."""
+_KEPT = re.compile(
+    r"/v1/("
+    r"rooms(/[^/]+/tokens)?|documents(/search)?|sessions/[^/]+/(messages|say|interrupt|end|token)"
+    r"|webhooks/[^/]+/(test|deliveries/[^/]+/redeliver)"
+    r")/?"
+)
+"""Their answers do not hold what was said. Where a plugin hides some of that (`before_storage`), no others are kept:
+not those of a chat, and not those of plugins' routes, of which nobody knows."""
 _NOT_FINAL = frozenset({401, 403, 408, 425, 429, CLIENT_GONE})
 """Refusals that say nothing about the request itself."""
 _SESSION = re.compile(rb'"session_id":"([a-z]+_[0-9a-z]+)"')
@@ -52,7 +58,7 @@ def idempotency(runtime: Runtime) -> Any:
 
     def middleware(app: ASGIApp) -> ASGIApp:
         async def call(scope: AsgiScope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+            if scope["type"] != ScopeType.HTTP or scope["method"] != "POST" or not _is_api(scope):
                 await app(scope, receive, send)
                 return
             request = Request[Any, Any, Any](scope, receive)
@@ -70,9 +76,7 @@ def idempotency(runtime: Runtime) -> Any:
             if isinstance(known, Kept):
                 await _replay(known, fingerprint, send)
                 return
-            hides = (
-                bool(runtime.plugins.implementations("before_storage")) and SAID.fullmatch(scope["path"]) is not None
-            )
+            hides = bool(runtime.plugins.implementations("before_storage")) and not _KEPT.fullmatch(scope["path"])
             await _Attempt(answers, known, send, hides).run(app, scope, body, receive)
 
         return call
@@ -83,7 +87,7 @@ def idempotency(runtime: Runtime) -> Any:
 class _Attempt:
     """A request that is done for the first time: what is sent in answer is kept before it is sent.
 
-    Of one that `hides` what it says only that it was done is kept.
+    Of one that `hides` what it says only that it was done is kept; a refusal is kept whole, as it says nothing.
     """
 
     def __init__(self, answers: Answers, taken: Taken, send: Send, hides: bool = False) -> None:
@@ -153,7 +157,7 @@ class _Attempt:
         try:
             text = body.decode()
             # PostgreSQL has no NUL in text.
-            whole = "\0" not in text and not self._hides
+            whole = "\0" not in text and not (self._hides and status < 400)
         except UnicodeDecodeError:
             whole = False
         if whole:
@@ -244,6 +248,12 @@ async def _replay(kept: Kept, fingerprint: str, send: Send) -> None:
     raw += [(b"content-length", b"%d" % len(body)), (b"idempotency-replayed", b"true")]
     await send({"type": "http.response.start", "status": kept.status, "headers": raw})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _is_api(scope: Any) -> bool:
+    # What is mounted sees the rest of its path only, which may look like one of ours.
+    mounted = getattr(scope["route_handler"], "is_mount", False)
+    return not mounted and bool(scope["path"].startswith("/v1/"))
 
 
 def _owner(principal: Principal) -> str:

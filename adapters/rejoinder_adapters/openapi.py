@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -57,10 +57,18 @@ def config() -> OpenAPIConfig:
         version=__version__,
         description=DESCRIPTION,
         use_handler_docstrings=True,
-        operation_id_creator=lambda handler, method, path: handler.handler_name,
+        operation_id_creator=_operation_id,
         render_plugins=[Explorer()],
         openapi_router=make_router(),
     )
+
+
+def _operation_id(handler: HTTPRouteHandler, method: str, path: Sequence[Any]) -> str:
+    """The name of a function of ours; of others', which may be called like one, where it is: `get_acme_door`."""
+    if str(getattr(handler.fn, "__module__", "")).startswith("rejoinder_adapters."):
+        return handler.handler_name
+    names = [part if isinstance(part, str) else part.name for part in path]
+    return re.sub(r"\W+", "_", "_".join([method.lower(), *names]))
 
 
 @get("/openapi.json", include_in_schema=False)
@@ -166,7 +174,10 @@ def _describe_parameters(operation: Json, known: Operation, more: tuple[Json, ..
 
 
 def _describe_body(body: Json, known: Operation) -> None:
-    media: Json = body["content"]["application/json"]
+    media: Json | None = body["content"].get("application/json")
+    if media is None:
+        # A plugin's route may take a form.
+        return
     choices = media["schema"].get("oneOf", [])
     if {"type": "null"} in choices:
         body["required"] = False

@@ -6,8 +6,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+import msgspec
 import uvicorn
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -15,11 +17,12 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from rejoinder.app import Runtime
-from rejoinder.discovery import OURS
+from rejoinder.discovery import OURS, Refused
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder_adapters import openapi, problems
 from rejoinder_adapters.head import Application, allow_head
 from rejoinder_adapters.idempotency import idempotency
+from rejoinder_adapters.places import claim, places
 from rejoinder_adapters.protocol import HttpProtocol
 from rejoinder_adapters.rest.metrics import count_streams
 from rejoinder_adapters.security import RateLimiter, add_headers
@@ -35,22 +38,55 @@ _KERNEL_BYTES = 65_536
 
 
 def create_app(runtime: Runtime) -> Litestar:
-    """The ASGI application that serves `runtime`."""
-    offered = runtime.plugins.routes(runtime)
+    """The ASGI application that serves `runtime`. Plugins whose routes do not fit are told, and left without any."""
+    fitting: list[Any] = []
+    theirs: dict[str, list[Any]] = {}
+    for plugin, route in runtime.plugins.routes(runtime):
+        own = runtime.plugins.infos[plugin].distribution == OURS
+        (fitting if own else theirs.setdefault(plugin, [])).append(route)
+    app = _build(runtime, fitting)
+    taken = places(app.routes, "")
+    for plugin, routes in list(theirs.items()):
+        try:
+            taken += claim(plugin, routes, taken)
+        except Exception as error:  # noqa: BLE001 - a stranger's routes; the server goes on without them
+            runtime.plugins.report(plugin, "register", "register_routes", error)
+            del theirs[plugin]
+    if not theirs:
+        return app
     try:
-        return _build(runtime, [route for _, route in offered])
-    except Exception:  # noqa: BLE001 - as below
-        # Somebody's routes do not fit; whose, is found out one by one.
-        ours = [route for plugin, route in offered if runtime.plugins.infos[plugin].distribution == OURS]
-        fitting = list(ours)
-        for plugin in dict.fromkeys(plugin for plugin, route in offered if route not in ours):
-            theirs = [route for other, route in offered if other == plugin]
-            try:
-                _build(runtime, [*fitting, *theirs])
-                fitting += theirs
-            except Exception as error:  # noqa: BLE001 - a stranger's routes; the server goes on without them
-                runtime.plugins.report(plugin, "register", "register_routes", error)
-        return _build(runtime, fitting)
+        return _try(runtime, [*fitting, *chain(*theirs.values())])
+    except Exception as error:  # noqa: BLE001 - whose fault it is, is found out one by one
+        log.debug("the routes of plugins do not fit: %s", error)
+    for plugin, routes in theirs.items():
+        try:
+            app = _try(runtime, [*fitting, *routes])
+        except Exception as error:  # noqa: BLE001 - as above
+            runtime.plugins.report(plugin, "register", "register_routes", error)
+        else:
+            fitting = [*fitting, *routes]
+    return app
+
+
+def _try(runtime: Runtime, routes: Sequence[Any]) -> Litestar:
+    app = _build(runtime, routes)
+    _check_document(app)
+    return app
+
+
+def _check_document(app: Litestar) -> None:
+    """Whether `/openapi.json` can be made of the routes of `app`.
+
+    Raises:
+        Refused: it cannot.
+    """
+    try:
+        msgspec.json.encode(openapi.document(app))
+    except Exception as error:
+        raise Refused(
+            f"/openapi.json cannot be made with its routes: {type(error).__name__}: {error}.",
+            fix="Give each an operation_id of its own and types that have a schema, or include_in_schema=False.",
+        ) from error
 
 
 def _build(runtime: Runtime, routes: Sequence[Any]) -> Litestar:

@@ -26,6 +26,31 @@ if TYPE_CHECKING:
     from tests.adapters.conftest import LiveServer, Serve
 
 REPLAYED = "idempotency-replayed"
+HIDE = """
+from typing import Any
+
+from litestar import asgi, post
+from litestar.params import JSONBody
+from rejoinder import hookimpl
+
+@post("/v1/hide/echo")
+async def echo(data: JSONBody[dict[str, str]]) -> dict[str, str]:
+    return data
+
+@asgi("/hide", is_mount=True, copy_scope=True)
+async def mounted(scope: Any, receive: Any, send: Any) -> None:
+    message = await receive()
+    await send({"type": "http.response.start", "status": 201, "headers": []})
+    await send({"type": "http.response.body", "body": message["body"]})
+
+@hookimpl
+def register_routes(runtime):
+    return [echo, mounted]
+
+@hookimpl
+def before_storage(text):
+    return text.replace("4111", "####")
+"""
 KEY = {"idempotency-key": "k", "content-type": "application/json"}
 
 
@@ -100,6 +125,37 @@ def test_a_refusal_is_replayed_unless_trying_again_may_help(serve: Serve) -> Non
         early = post(server, f"/v1/sessions/{session_id}/interrupt", "early")
         assert (early.status_code, early.json()["code"]) == (404, "session_not_started")
         assert REPLAYED not in early.headers
+
+
+def test_where_a_plugin_hides_what_was_said_only_answers_without_it_are_kept(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "hide.py").write_text(HIDE)
+    server = serve(plugins_dir=folder)
+    for number in range(2):
+        for path, body in (
+            ("/v1/chat", {"text": "hello", "agent": "nobody"}),
+            ("/v1/chat/completions", {"model": "nobody", "messages": [{"role": "user", "content": "hello"}]}),
+        ):
+            refused = post(server, path, path, body)
+            assert refused.status_code in (404, 422), "nothing was done"
+            assert (REPLAYED in refused.headers) == (number == 1)
+        assert post(server, "/v1/rooms", "room", {}).status_code == 201
+        mounted = post(server, "/hide/v1/rooms", "room", {"text": "4111"})
+        assert (mounted.status_code, REPLAYED in mounted.headers) == (201, False)
+    assert rooms(server) == 1
+    echoed = post(server, "/v1/hide/echo", "echo", {"text": "4111"})
+    assert echoed.json() == {"text": "4111"}
+    again = post(server, "/v1/hide/echo", "echo", {"text": "4111"})
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_streamed")
+
+    async def kept() -> list[str]:
+        async with server.runtime.store.reading() as connection:
+            return [row.body or "" for row in await connection.execute(select(tables.idempotency))]
+
+    bodies = server.call(kept())
+    assert len(bodies) == 4
+    assert "4111" not in "".join(bodies)
 
 
 def test_a_message_is_said_once_and_an_answer_without_a_body_is_replayed(serve: Serve) -> None:

@@ -61,6 +61,115 @@ def register_routes(runtime):
 
     return [mine]
 """
+ROUTES = """
+from pathlib import Path
+from typing import Annotated
+
+from litestar import Controller, Router, asgi, get, post
+from litestar.params import Body, FromPath
+from rejoinder import hookimpl
+
+async def answer(scope, receive, send) -> None:
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"mine " + scope["path"].encode()}})
+
+answer.__annotations__ = {{"scope": dict, "receive": object, "send": object, "return": None}}
+
+{routes}
+
+@get("/{name}/fine")
+async def fine() -> str:
+    return "fine"
+
+@hookimpl
+def register_routes(runtime):
+    return [mine, fine]
+"""
+"""One that brings `mine`, and a route that nobody could mind."""
+GET = "@get({path!r})\nasync def mine({arguments}) -> str:\n    return 'mine'\n"
+MOUNT = "mine = asgi({path!r}, is_mount=True, copy_scope=True)(answer)\n"
+TAKING = {
+    "other_name": (
+        "/v1/sessions/{session_id:str}",
+        GET.format(path="/v1/sessions/{x:str}", arguments="x: FromPath[str]"),
+    ),
+    "other_type": (
+        "/v1/sessions/{session_id:str}",
+        GET.format(path="/v1/sessions/{x:int}", arguments="x: FromPath[int]"),
+    ),
+    "one_of_them": ("/v1/sessions/{session_id:str}", GET.format(path="/v1/sessions/abc", arguments="")),
+    "under_one": (
+        "/v1/sessions/{session_id:str}",
+        GET.format(path="/v1/sessions/abc/mine/{x:str}", arguments="x: FromPath[str]"),
+    ),
+    "all_below": (
+        "/v1/sessions/{session_id:str}",
+        GET.format(path="/v1/sessions/{x:path}", arguments="x: FromPath[Path]"),
+    ),
+    "everything": ("/", GET.format(path="/{x:path}", arguments="x: FromPath[Path]")),
+    "same": ("/livez", GET.format(path="/livez", arguments="")),
+    "site": ("/", MOUNT.format(path="/")),
+    "mount": ("/v1/", MOUNT.format(path="/v1")),
+    "mount_of_one": ("/v1/sessions/{session_id:str}", MOUNT.format(path="/v1/sessions/abc")),
+    "half_a_name": ("/metrics", MOUNT.format(path="/met")),
+    "pattern": ("digits", MOUNT.format(path="/acme.*")),
+    "messages": (
+        "/v1/sessions/{session_id:str}/messages",
+        "@post('/v1/sessions/{sid:str}/messages')\nasync def mine(sid: FromPath[str]) -> str:\n    return 'mine'\n",
+    ),
+    "router": (
+        "/v1/agents/{name:str}",
+        GET.format(path="/{x:str}", arguments="x: FromPath[str]")
+        + "mine = Router('/v1', route_handlers=[Router('/agents', route_handlers=[mine])])\n",
+    ),
+    "controller": (
+        "/v1/rooms/{room_id:str}",
+        "class Rooms(Controller):\n    path = '/v1/rooms'\n    @get('/{x:str}')\n"
+        "    async def one(self, x: FromPath[str]) -> str:\n        return 'mine'\n\n"
+        "mine = Router('/', route_handlers=[Rooms])\n",
+    ),
+    "twice": (
+        "list_turns",
+        "@get('/twice', operation_id='list_turns')\nasync def mine() -> str:\n    return 'mine'\n",
+    ),
+}
+"""Plugins whose `mine` takes what is ours, each with what its problem names."""
+HARMLESS = {
+    "acme": MOUNT.format(path="/acme"),
+    "more": GET.format(path="/v1/sessions/{session_id:str}/acme", arguments="session_id: FromPath[str]"),
+    "named": "@get('/named')\nasync def list_turns() -> str:\n    return 'mine'\n\nmine = list_turns\n",
+    "named_too": "@get('/named_too')\nasync def list_turns() -> str:\n    return 'mine'\n\nmine = list_turns\n",
+    "form": (
+        "Form = Annotated[dict[str, str], Body(media_type='application/x-www-form-urlencoded')]\n"
+        "@post('/form')\nasync def mine(data: Form) -> str:\n    return data['said']\n"
+    ),
+    "files": (
+        "from litestar.static_files import create_static_files_router\n"
+        "mine = create_static_files_router('/files', [Path(__file__).parent / 'site'])\n"
+    ),
+}
+ODD = """
+import msgspec
+from rejoinder import hookimpl
+from rejoinder.providers import Capabilities, Provider, Tool
+
+class Odd(msgspec.Struct):
+    field: object = msgspec.field(default_factory=object)
+    other: complex = 1j
+
+async def run(arguments, context):
+    return ""
+
+parameters = {"type": "object"}
+
+@hookimpl
+def register_providers():
+    return [Provider("tts", "odd", "x", lambda context: None, Odd, Capabilities(languages=(object(),)))]
+
+@hookimpl
+def register_tools():
+    return [Tool("odd", "x", run, parameters=parameters)]
+"""
 BUSY = """
 from rejoinder import hookimpl
 
@@ -149,6 +258,100 @@ def test_rest_says_how_plugins_are(serve: Serve, folder: Path) -> None:
     openai = next(one for one in body["providers"] if one["name"] == "openai")
     assert openai["settings"]["properties"]["api_key"]["writeOnly"] is True
     assert {one["name"]: one["plugin"] for one in body["tools"]}["clock"] == "tools"
+
+
+def test_no_plugin_takes_a_route_that_is_ours(serve: Serve, folder: Path, tmp_path: Path) -> None:
+    for name, (_, routes) in TAKING.items():
+        (folder / f"{name}.py").write_text(ROUTES.format(name=name, routes=routes))
+    server = serve(plugins_dir=folder, auth=Auth(dev_key_file=tmp_path / "dev-key"))
+    secret = server.call(server.runtime.gate.keys.create("read", ["read"]))[1]
+    with httpx.Client(base_url=server.http, headers={"accept": "application/json"}) as http:
+        for path in ("/v1/sessions/abc", "/v1/sessions/12", "/v1/agents/scripted", "/v1/rooms/abc", "/v1/plugins"):
+            assert http.get(path).status_code == 401, path
+        assert http.post("/v1/sessions/abc/messages", json={"text": "hello"}).status_code == 401
+        assert http.get("/livez").json() == {"status": "ok"}
+        assert http.get("/metrics").text != "mine"
+        assert http.get("/nowhere").status_code == 404
+        assert http.get("/openapi.json").status_code == 200
+        for name in TAKING:
+            assert http.get(f"/{name}/fine").status_code == 404, "none of its routes is there"
+    found = offered(server.http, authorization=f"Bearer {secret}")
+    for name, (named, _) in TAKING.items():
+        (problem,) = found[name]["problems"]
+        assert (problem["stage"], problem["subject"]) == ("register", "register_routes"), name
+        assert named in problem["what"], (name, problem["what"])
+        assert ("operation_id" if name == "twice" else f"a name of your own: /{name}/") in problem["what"], name
+
+
+def test_routes_under_names_of_their_own_work(serve: Serve, folder: Path) -> None:
+    for name, routes in HARMLESS.items():
+        # A path below a mount is the mount's.
+        own = "beside" if name == "acme" else name
+        (folder / f"{name}.py").write_text(ROUTES.format(name=own, routes=routes))
+    (folder / "site").mkdir()
+    (folder / "site" / "a.txt").write_text("a file")
+    server = serve(plugins_dir=folder)
+    found = offered(server.http)
+    assert {name: found[name]["problems"] for name in HARMLESS} == {name: [] for name in HARMLESS}
+    with httpx.Client(base_url=server.http) as http:
+        assert http.get("/acme/style.css").text == "mine /style.css/"
+        assert http.get("/v1/sessions/abc/acme").text == "mine"
+        assert http.get("/v1/sessions/abc/turns").json()["code"] == "unknown_session"
+        assert http.get("/named").text == http.get("/named_too").text == "mine"
+        assert http.post("/form", data={"said": "hello"}).text == "hello"
+        assert http.get("/files/a.txt").text == "a file"
+        document = http.get("/openapi.json").json()
+    names = {one["operationId"] for item in document["paths"].values() for one in item.values()}
+    assert names >= {"list_turns", "get_named", "get_named_too", "post_form", "get_v1_sessions_session_id_acme"}
+
+
+def test_of_two_plugins_with_one_route_the_first_has_it(serve: Serve, folder: Path) -> None:
+    for name, routes in {
+        "a": GET.format(path="/shared/{x:str}", arguments="x: FromPath[str]"),
+        "b": "@post('/shared/{y:int}')\nasync def mine(y: FromPath[int]) -> str:\n    return 'mine'\n",
+        "c": MOUNT.format(path="/shop"),
+        "d": MOUNT.format(path="/shop-two"),
+    }.items():
+        (folder / f"{name}.py").write_text(ROUTES.format(name=name, routes=routes))
+    server = serve(plugins_dir=folder)
+    found = offered(server.http)
+    assert [found[name]["problems"] for name in "ac"] == [[], []]
+    assert "/shared/{x:str}, which belongs to the plugin 'a'" in found["b"]["error"]
+    assert "/shop, which belongs to the plugin 'c'" in found["d"]["error"]
+    assert httpx.get(f"{server.http}/shared/abc").text == "mine"
+    assert [httpx.get(f"{server.http}/{name}/fine").status_code for name in "abcd"] == [200, 404, 200, 404]
+
+
+def test_what_has_no_json_form_hides_nothing_else(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "odd.py").write_text(ODD)
+    server = serve(plugins_dir=folder)
+
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("not a word")
+
+    said: dict[str, Any] = {"odd": Mute(), "guide": ["not", "well"], "tools": "x" * 600, "hibari": ""}
+
+    async def health() -> dict[str, Any]:
+        return said
+
+    monkeypatch.setattr(server.runtime, "health", health)
+    # When it was asked for them they were fine.
+    odd: Any = server.runtime.plugins.module("odd")
+    odd.parameters["default"] = object()
+    answer = httpx.get(f"{server.http}/v1/plugins")
+    assert answer.status_code == 200
+    found = answer.json()
+    health_of = {one["name"]: one["health"] for one in found["plugins"]}
+    assert (health_of["odd"], health_of["guide"]) == ("Mute", "['not', 'well']")
+    assert health_of["tools"] == "x" * 500
+    states = {one["name"]: one["state"] for one in found["plugins"]}
+    assert (states["guide"], states["hibari"]) == ("degraded", "ok")
+    provider = next(one for one in found["providers"] if one["name"] == "odd")
+    assert provider["settings"] == provider["capabilities"] == {}
+    tools = {one["name"]: one["parameters"] for one in found["tools"]}
+    assert tools["odd"] == {}
+    assert tools["clock"] != {}
 
 
 def test_tracebacks_are_for_admins(serve: Serve, folder: Path, tmp_path: Path) -> None:

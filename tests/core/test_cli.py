@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import subprocess
 import sys
+import threading
 import types
+from collections.abc import Iterator
 
 import click
 import pytest
 
 from rejoinder import __version__
 from rejoinder.cli import COMMANDS, main
+from rejoinder.commands.plugins import ask_server
 from rejoinder.commands.report import Distribution, percentile, table
 from rejoinder.errors import ConfigError, RejoinderError
 
@@ -156,6 +161,65 @@ def test_a_plugin_that_fails_is_listed_with_its_reason(
     printed = capsys.readouterr()
     assert "ModuleNotFoundError: No module named 'no_such_module_anywhere'" in printed.out
     assert "Traceback" in printed.err
+
+
+@contextlib.contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """The URL of a server that has one answer to everything."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_plugins_of_a_newer_server_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"stage": "newer", "subject": "x", "what": "No.", "details": "", "at": 5, "count": 3, "newer": 1}
+    plugin = {"name": "acme", "distribution": "d", "version": "1", "state": "degraded", "hooks": [], "error": "No."}
+    tool = {"name": "clock", "plugin": "acme", "newer": 1}
+    told = {"plugins": [{**plugin, "problems": [problem], "health": None}], "providers": [], "tools": [tool], "n": 1}
+    with answering(200, json.dumps(told).encode()) as url:
+        assert run("plugins", "list", "--json", "--url", url) == 1
+    (listed,) = json.loads(capsys.readouterr().out)
+    del problem["newer"]
+    assert listed["problems"] == [problem]
+    assert listed["offers"] == ["tool:clock"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "fix"),
+    [
+        (200, b"[]", "unreachable", "address"),
+        (200, b"{}", "unreachable", "address"),
+        (200, b"null", "unreachable", "address"),
+        (200, b"<html>\xff", "unreachable", "address"),
+        (404, b"[]", "unreachable", "address"),
+        (503, b'{"detail": "busy", "code": "overloaded"}', "unreachable", "Try again"),
+        (502, b"<html>", "unreachable", "Try again"),
+        (401, b'{"detail": "Who?", "code": "unauthorized", "newer": 1}', "unauthorized", "REJOINDER_API_KEY"),
+        (403, b'{"detail": "No.", "code": "forbidden"}', "forbidden", "REJOINDER_API_KEY"),
+        (401, b"", "unauthorized", "REJOINDER_API_KEY"),
+    ],
+)
+def test_what_is_no_list_of_plugins_is_said_in_plain_words(status: int, body: bytes, code: str, fix: str) -> None:
+    with answering(status, body) as url, pytest.raises(RejoinderError) as refused:
+        ask_server(url)
+    assert (refused.value.code, url in refused.value.message) == (code, True)
+    assert fix in str(refused.value.fix)
 
 
 def test_a_doctor_tells_of_wrong_settings_and_fails(

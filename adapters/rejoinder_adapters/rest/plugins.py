@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +11,11 @@ from litestar import Request, get
 
 from rejoinder.app import Runtime
 from rejoinder.manager import PluginInfo, settings_schema
-from rejoinder.providers import Provider
+from rejoinder.providers import Provider, Tool
 from rejoinder_adapters.security import needs, principal_of
+
+_LONGEST_HEALTH = 500
+"""Characters that a plugin may say of its health."""
 
 
 class Trouble(msgspec.Struct):
@@ -79,18 +83,23 @@ def routes(runtime: Runtime) -> list[Any]:
     found = runtime.plugins
 
     def provider(offer: Provider) -> ProviderOffer:
-        capabilities = {key: value for key, value in asdict(offer.capabilities).items() if value is not None}
-        owner, schema = found.owner(offer.kind, offer.name), settings_schema(offer.settings)
-        return ProviderOffer(offer.kind, offer.name, offer.summary, owner, capabilities, schema)
+        owner = found.owner(offer.kind, offer.name)
+        capabilities, schema = _object(lambda: _capabilities(offer)), _object(lambda: settings_schema(offer.settings))
+        return ProviderOffer(offer.kind, _text(offer.name), _text(offer.summary), owner, capabilities, schema)
 
-    def plugin(info: PluginInfo, health: str | None, trusted: bool) -> Plugin:
+    def tool(offer: Tool) -> ToolOffer:
+        owner, parameters = found.owner("tool", offer.name), _object(lambda: offer.parameters)
+        return ToolOffer(_text(offer.name), _text(offer.description), bool(offer.side_effects), owner, parameters)
+
+    def plugin(info: PluginInfo, health: object, trusted: bool) -> Plugin:
         troubles = [
             Trouble(one.stage, one.subject, one.what, one.details if trusted else "", one.at, one.count)
             for one in info.problems
         ]
-        state = "degraded" if info.state == "ok" and health else info.state
+        said = None if health is None else _text(health)[:_LONGEST_HEALTH]
+        state = "degraded" if info.state == "ok" and said else info.state
         hooks = found.hooks_of(info.name)
-        return Plugin(info.name, info.distribution, info.version, state, hooks, info.error, troubles, health)
+        return Plugin(info.name, info.distribution, info.version, state, hooks, info.error, troubles, said)
 
     @get("/v1/plugins", guards=[needs("read")])
     async def list_plugins(request: Request[Any, Any, Any]) -> Offer:
@@ -101,15 +110,31 @@ def routes(runtime: Runtime) -> list[Any]:
         return Offer(
             [plugin(info, health.get(info.name), trusted) for info in sorted(found.infos.values(), key=_name)],
             [provider(offer) for offer in providers],
-            [
-                ToolOffer(t.name, t.description, t.side_effects, found.owner("tool", t.name), dict(t.parameters))
-                for t in sorted(tools, key=_name)
-            ],
+            [tool(offer) for offer in sorted(tools, key=_name)],
         )
 
     return [list_plugins]
 
 
+def _capabilities(offer: Provider) -> dict[str, Any]:
+    return {key: value for key, value in asdict(offer.capabilities).items() if value is not None}
+
+
+def _object(make: Callable[[], object]) -> dict[str, Any]:
+    """What `make` returns as a JSON object; {} for what is none, since a stranger made it."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(make()), type=dict[str, Any])
+    except Exception:  # noqa: BLE001 - the kit tells the author; the others are to be seen
+        return {}
+
+
+def _text(value: object) -> str:
+    """`value` as a text that can be sent; a stranger made it."""
+    try:
+        return str(value).encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 - as in `_object`
+        return type(value).__name__
+
+
 def _name(named: Any) -> str:
-    name: str = named.name
-    return name
+    return _text(named.name)

@@ -7,21 +7,23 @@ import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
 from rejoinder.commands.report import table
 from rejoinder.errors import UnknownName
 
 if TYPE_CHECKING:
-    from rejoinder.manager import Plugins, Problem
+    from rejoinder.manager import Plugins, Problem, Stage
     from rejoinder.providers import Provider, Tool, ToolSource
     from rejoinder.settings import Settings
 
 _MORE = {"new": "rejoinder.commands.plugin_new", "test": "rejoinder.commands.plugin_test"}
 _BARE = ("register_routes", "startup", "shutdown", "health", "on_event", "before_llm", "before_tts", "before_storage")
 """Hooks that say themselves what a plugin does."""
+_NOT_OURS = "Give the address under which a Rejoinder server has its /v1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,14 @@ class PluginReport:
             "hooks": self.hooks,
             "error": self.error,
             "problems": [
-                {"stage": one.stage, "subject": one.subject, "what": one.what, "details": one.details}
+                {
+                    "stage": one.stage,
+                    "subject": one.subject,
+                    "what": one.what,
+                    "details": one.details,
+                    "at": one.at,
+                    "count": one.count,
+                }
                 for one in self.problems
             ],
         }
@@ -77,43 +86,100 @@ def inspect_plugins(settings: Settings) -> list[PluginReport]:
     return reports
 
 
+class _Trouble(msgspec.Struct):
+    stage: str
+    subject: str
+    what: str
+    details: str = ""
+    at: int = 0
+    count: int = 1
+
+
+class _Plugin(msgspec.Struct):
+    name: str
+    distribution: str
+    version: str
+    state: str
+    hooks: list[str]
+    problems: list[_Trouble]
+    health: str | None = None
+
+
+class _Offer(msgspec.Struct):
+    name: str
+    plugin: str
+    kind: str = "tool"
+
+
+class _Answer(msgspec.Struct):
+    """What is read of `GET /v1/plugins`; a newer server may say more."""
+
+    plugins: list[_Plugin]
+    providers: list[_Offer]
+    tools: list[_Offer]
+
+
+class _Refusal(msgspec.Struct):
+    detail: str | None = None
+    code: str | None = None
+
+
 def ask_server(url: str) -> list[PluginReport]:
     """What the server at `url` says of its plugins; the key is that of `REJOINDER_API_KEY`, or the developer's.
 
     Raises:
-        Unreachable: there is no server, or no Rejoinder server.
+        Unreachable: there is no server, no Rejoinder server, or it cannot answer now.
         AuthError: it wants another key.
     """
     import httpx
 
     from rejoinder.dial import API_KEY_VARIABLE, Unreachable, credential_for
-    from rejoinder.errors import AuthError
+    from rejoinder.errors import AuthError, sentence
     from rejoinder.manager import Problem
 
     key = credential_for(url)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.get(f"{url.rstrip('/')}/v1/plugins", headers=headers, timeout=10)
-        found = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fix = "Start one: `rejoinder serve`."
         raise Unreachable(f"There is no Rejoinder server at {url}: {error}.", fix=fix) from None
     if answer.status_code != 200:
-        fix = f"Set {API_KEY_VARIABLE} to a key with the scope read; tracebacks need admin."
-        raise AuthError(f"{url}: {found.get('detail', answer.status_code)}", code=found.get("code"), fix=fix)
+        refusal = _refusal(answer.content)
+        what = f"{url} answered {answer.status_code}: {sentence(refusal.detail or answer.reason_phrase)}"
+        if answer.status_code in (401, 403):
+            fix = f"Set {API_KEY_VARIABLE} to a key with the scope read; tracebacks need admin."
+            raise AuthError(what, code=refusal.code, fix=fix)
+        if answer.status_code >= 500:
+            raise Unreachable(what, fix="Try again in a moment, or look into the server's log.")
+        raise Unreachable(what, fix=_NOT_OURS)
+    try:
+        found = msgspec.json.decode(answer.content, type=_Answer)
+    except msgspec.DecodeError as error:
+        what = f"What answers at {url} is no Rejoinder server: {sentence(str(error))}"
+        raise Unreachable(what, fix=_NOT_OURS) from None
     offers: dict[str, list[str]] = {}
-    for offer in (*found["providers"], *({**tool, "kind": "tool"} for tool in found["tools"])):
-        offers.setdefault(offer["plugin"], []).append(f"{offer['kind']}:{offer['name']}")
+    for offer in (*found.providers, *found.tools):
+        offers.setdefault(offer.plugin, []).append(f"{offer.kind}:{offer.name}")
     reports = []
-    for one in found["plugins"]:
-        problems = [Problem(**problem) for problem in one["problems"]]
-        if one["health"]:
-            problems.append(Problem("health", "", one["health"]))
-        own = offers.get(one["name"], [])
-        reports.append(
-            PluginReport(one["name"], one["distribution"], one["version"], one["state"], own, one["hooks"], problems)
-        )
+    for one in found.plugins:
+        problems = [
+            Problem(cast("Stage", told.stage), told.subject, told.what, told.details, told.at, told.count)
+            for told in one.problems
+        ]
+        if one.health:
+            problems.append(Problem("health", "", one.health))
+        own = offers.get(one.name, [])
+        reports.append(PluginReport(one.name, one.distribution, one.version, one.state, own, one.hooks, problems))
     return reports
+
+
+def _refusal(body: bytes) -> _Refusal:
+    """What a server says of why it did not answer, if that is a problem of ours."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal)
+    except msgspec.DecodeError:
+        return _Refusal()
 
 
 def _configure(plugins: Plugins, settings: Settings) -> None:
