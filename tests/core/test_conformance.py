@@ -221,7 +221,8 @@ BROKEN: list[tuple[str, str, Any, str]] = [
 SLOW = {
     *((TTS, rule) for rule in ("warm-up", "shutdown", "first-output", "no-block", "cancellation")),
     *((kind, rule) for kind in ("adapter", "tool") for rule in ("no-block", "no-leaks", "cancellation")),
-    *((STT, "feed-is-quick"), (LLM, "closing-stops"), ("vad", "frame-is-quick"), ("turn", "first-output")),
+    *(("adapter", "keys"), ("adapter", "life"), (STT, "feed-is-quick"), (LLM, "closing-stops")),
+    *(("vad", "frame-is-quick"), ("turn", "first-output")),
     *(("observer", rule) for rule in ("event-is-quick", "filters-are-quick", "no-leaks")),
 }
 """What breaks these makes every use slow, so the other rules are not asked."""
