@@ -45,8 +45,6 @@ Stage = Literal[
 State = Literal["ok", "degraded", "failed", "disabled"]
 """`failed`: nothing of it is in use; `degraded`: something went wrong with a part of it."""
 _MOST_PROBLEMS = 20
-_OFFERS = (Provider, Tool, ToolSource, ModelFile, Agent, type)
-"""What is looked at closely; whether routes fit, the server finds out."""
 MAY_BE_ASYNC = ("startup", "shutdown", "health", "before_llm")
 """The hooks that are waited for."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -383,13 +381,13 @@ class Plugins:
         except FAULTS as error:
             self.report(impl.plugin, "register", impl.hook, error)
             return []
-        return [one for one in items if self._fits(impl, *one)]
+        # Whether routes fit, the server finds out.
+        return items if kind is object else [one for one in items if self._fits(impl, *one)]
 
     def _fits(self, impl: Impl, name: str, item: object) -> bool:
         """Whether the item is whole; what is wrong with it is told, and it is left out."""
         try:
-            wrong = misfit(name, item) if isinstance(item, _OFFERS) else ""
-            if wrong:
+            if wrong := misfit(name, item):
                 raise Refused(wrong)
         except FAULTS as error:
             called = getattr(item, "name", name)
