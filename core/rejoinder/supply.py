@@ -81,9 +81,13 @@ class Supply:
         providers, self._providers = self._providers, {}
         for (kind, name), provider in reversed(providers.items()):
             await self._close_one(kind, name, provider)
-        for executor in self._executors.values():
-            executor.shutdown(wait=True, cancel_futures=True)
-        self._executors.clear()
+        executors, self._executors = self._executors, {}
+        for name, executor in executors.items():
+            shutdown = asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+            try:
+                await bounded(shutdown, CLOSE_S, f"end of the threads {name}")
+            except Late:
+                log.warning("a thread of %s does not end", name)
 
     async def _close_one(self, kind: Kind, name: str, provider: AnyProvider) -> None:
         try:
@@ -99,13 +103,13 @@ class Supply:
         """
         key = (kind, name)
         async with self._ready.setdefault(key, asyncio.Lock()):
+            if self._closed:
+                raise _stopping(name)
             if key in self._warm:
                 return self._providers[key]
             failure = self._failures.get(key)
             if failure is not None and self._clock.monotonic() < failure.retry_at:
                 raise failure.again()
-            if self._closed:
-                raise _stopping(name)
             self._progress(f"{kind} {name}")
             started = self._clock.monotonic()
             stage: Stage = "configure"
