@@ -244,7 +244,7 @@ class Runtime:
         """
         for name in self.settings.required_plugins:
             for problem in self.plugins.infos[name].problems if name in self.plugins.infos else ():
-                if problem.stage == "startup":
+                if problem.stage in ("startup", "register"):
                     raise ConfigError(f"required_plugins: {name}: {problem.what}", fix="Mend it, or do without it.")
 
     async def health(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ PROJECT = "rejoinder"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-# --- what a plugin offers: called once, when it is first asked for --------------------------------------------------
+# --- what a plugin offers: called when it is asked for, maybe more than once ----------------------------------------
 
 
 @hookspec
@@ -128,6 +128,7 @@ def before_storage(session_id: str, text: str) -> str | None:
     """Return `text` as it may be stored in SQL and sent to webhooks, None to leave it: for redaction.
 
     Called for each text of an event: what the user said, the answer, arguments and results of tools. While there is
-    such a plugin, pieces of texts (`reply.text`, transcripts that are not final) are stored without their text, since
-    what is to be hidden may lie across their borders. If it fails, the text is not stored at all.
+    such a plugin, pieces of texts (`reply.text`, `user.interruption`, transcripts that are not final) are stored
+    without their text, since what is to be hidden may lie across their borders. If it fails, the text is not stored at
+    all; see `required_plugins` for one that is not there.
     """

@@ -39,6 +39,7 @@ from rejoinder.events import (
     TurnMetrics,
     encode,
 )
+from rejoinder.guard import FAULTS
 from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
 from rejoinder.journal import Journal
@@ -51,6 +52,7 @@ from rejoinder.stages.chain import SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
 from rejoinder.stages.playout import Playout
+from rejoinder.stages.punctual import failure_of
 from rejoinder.stages.voice import Voice
 from rejoinder.turn import TurnScope
 from rejoinder.turns import signals as turns
@@ -454,10 +456,10 @@ class Session:
             return
         try:
             self._ear.listener.feed(pcm)
-        except Exception as error:
+        except FAULTS as error:
             log.exception("the VAD of %s failed", self.id)
             if self._host.breaker is not None:
-                self._host.breaker.failed("vad", self._vad, error)
+                self._host.breaker.failed("vad", self._vad, failure_of(error, self._vad))
             self._publish(Error(code="vad_failed", message=f"Listening failed: {error}.", fix=_SEE_LOG))
             self.end("vad_failed")
             self._inbox.close()

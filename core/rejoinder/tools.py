@@ -72,7 +72,7 @@ async def run_tool(tools: Mapping[str, Tool], call: ToolCall, context: ToolConte
             raise
         log.exception("the tool %s cancelled itself", call.name)
         return ToolResult("failed", f"{call.name} failed with an internal error.")
-    except Exception:
+    except (Exception, SystemExit):
         log.exception("the tool %s failed", call.name)
         return ToolResult("failed", f"{call.name} failed with an internal error.")
     finally:

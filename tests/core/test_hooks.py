@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,10 +19,10 @@ from rejoinder.events import ReplyFinished, ReplyText, ServerEvent, Transcript, 
 from rejoinder.hooks import Hooks
 from rejoinder.hookspecs import hookimpl
 from rejoinder.manager import Plugins
-from rejoinder.providers import LlmDelta, LlmRequest, Message, ToolCall
+from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, TtsDelta
 from rejoinder.settings import Agent
 from rejoinder.testing.pilot import pilot
-from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt
+from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts
 from rejoinder.testing.virtual_time import run_virtual
 
 
@@ -497,6 +498,82 @@ def test_whoever_wants_to_end_the_process_only_fails(hook: str, error: BaseExcep
 
     run_virtual(main())
     assert plugins.infos["p0"].problems[0].stage == "hook"
+
+
+class Quitting(ScriptedLlm):
+    async def stream(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
+        sys.exit("no licence")
+        yield ""
+
+
+class QuittingTts(ScriptedTts):
+    async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+        sys.exit("no licence")
+        yield b""
+
+
+class QuittingStream:
+    def feed(self, pcm: bytes) -> None:
+        sys.exit("no licence")
+
+    async def flush(self) -> str:
+        sys.exit("no licence")
+
+    def reset(self) -> None:
+        sys.exit("no licence")
+
+    async def close(self) -> None:
+        sys.exit("no licence")
+
+
+class QuittingStt(ScriptedStt):
+    def open(self, *, language: str, on_partial: Callable[[str], None]) -> Any:
+        return QuittingStream()
+
+
+class QuittingJudge:
+    wants_text = True
+
+    async def warm_up(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def judge(self, turn: Any) -> float | None:
+        sys.exit("no licence")
+
+
+def quitting_tool() -> Tool:
+    async def run(arguments: dict[str, Any], context: Any) -> str:
+        sys.exit("no licence")
+
+    return Tool("leave", "Leaves.", run)
+
+
+@pytest.mark.parametrize("who", ["llm", "tts", "stt", "turn", "tool"])
+def test_a_provider_that_quits_in_a_conversation_only_fails(who: str) -> None:
+    parts: dict[str, Any] = {
+        "llm": {"llm": Quitting(), "fallback": ScriptedLlm()},
+        "tts": {"tts": QuittingTts()},
+        "stt": {"stt": QuittingStt()},
+        "turn": {"turn": {"quitting": QuittingJudge()}},
+        "tool": {
+            "tools": [quitting_tool()],
+            "llm": ScriptedLlm(
+                lambda r: ("Done. ",) if r.messages[-1].role == "tool" else (ToolCall("c1", "leave", "{}"),)
+            ),
+        },
+    }
+
+    async def main() -> None:
+        async with pilot(**parts[who]) as client:
+            await client.turn()
+            await client.pause(2000)
+            client.write("are you there?")
+            await client.pause(3000)
+            assert client.session.ended_reason is None
+            assert client.events(ReplyFinished) or who in ("stt", "tts")
+
+    run_virtual(main())
 
 
 def test_a_filter_that_ignores_its_cancellation_is_let_go() -> None:

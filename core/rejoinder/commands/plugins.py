@@ -189,12 +189,13 @@ def _configure(plugins: Plugins, settings: Settings) -> None:
 
     plugins.agents()
     plugins.models()
+    schemas = plugins.schemas()
     configured: list[tuple[str, Provider | Tool | ToolSource]] = [(offer.kind, offer) for offer in plugins.providers()]
     configured += [("tool", tool) for tool in plugins.tools().values()]
     configured += [("tools", source) for source in plugins.tool_sources()]
     for kind, offer in configured:
         try:
-            read_section(settings.plugins, offer.name, offer.settings)
+            read_section(settings.plugins, offer.name, offer.settings, schemas.get(offer.name, ()))
         except ConfigError as error:
             plugins.report(plugins.owner(kind, offer.name), "configure", f"{kind}:{offer.name}", error)
 
@@ -265,7 +266,8 @@ def list_plugins(ctx: click.Context, as_json: bool, verbose: bool, url: str | No
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def info_command(name: str, as_json: bool) -> None:
     """Show what the plugin NAME offers: capabilities, settings and where to set them, hooks, problems."""
-    from rejoinder.manager import plugins_of, settings_schema
+    from rejoinder.manager import plugins_of
+    from rejoinder.providers import KINDS
     from rejoinder.settings import load_settings
 
     settings = load_settings()
@@ -284,27 +286,25 @@ def info_command(name: str, as_json: bool) -> None:
         click.echo(f"offers  {', '.join(report.offers)}")
     if report.hooks:
         click.echo(f"hooks   {', '.join(report.hooks)}")
-    sections = {
-        section: settings_schema(schema)
-        for section, schema in plugins.settings().items()
-        if plugins.owner("settings", section) == name
-    }
     for one in details:
-        # Several kinds may share one.
-        sections[one["name"]] = {**sections.get(one["name"], {}), **one["settings"]}
         click.echo(f"\n{one['kind']}:{one['name']}  {one['summary']}")
         for key, value in one["capabilities"].items():
             click.echo(f"  {key}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
-    for section, schema in sections.items():
-        _show_settings(section, schema)
+    for section, schemas in plugins.schemas().items():
+        if any(plugins.owner(kind, section) == name for kind in (*KINDS, "tool", "tools", "settings")):
+            _show_settings(section, schemas)
 
 
-def _show_settings(section: str, schema: dict[str, Any]) -> None:
-    """What can be set in `[plugins.SECTION]`, and by which variable."""
+def _show_settings(section: str, schemas: list[type[msgspec.Struct]]) -> None:
+    """What can be set in `[plugins.SECTION]`, which several may share, and by which variable."""
+    from rejoinder.manager import settings_schema
     from rejoinder.settings import ENV_PREFIX
 
+    keys: dict[str, Any] = {}
+    for schema in schemas:
+        keys |= settings_schema(schema).get("properties", {})
     rows = []
-    for key, value in schema.get("properties", {}).items():
+    for key, value in keys.items():
         default = "(secret)" if value.get("writeOnly") else json.dumps(value.get("default"))
         rows.append((key, default, f"{ENV_PREFIX}PLUGINS__{section.upper()}__{key.upper()}"))
     if rows:

@@ -13,9 +13,10 @@ from rejoinder.audio import ENGINE_RATE, byte_count
 from rejoinder.breaker import Breaker
 from rejoinder.channel import Channel
 from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError
+from rejoinder.guard import FAULTS
 from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Prefilling, SttProvider, SttStream
 from rejoinder.settings import Deadlines
-from rejoinder.stages.punctual import CLOSE_S, Closing, within
+from rejoinder.stages.punctual import CLOSE_S, Closing, failure_of, within
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class LlmChain:
         if isinstance(provider, Prefilling):
             try:
                 await provider.prefill(request)
-            except Exception as error:  # noqa: BLE001 - it only saves time, the request itself will tell
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it only saves time, the request itself will tell
                 log.warning("%s could not prefill: %r", name, error)
 
     async def _in_turn(self, order: list[str], request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
@@ -362,7 +363,8 @@ class ChainedStt:
         self._lead = self._ears[chain.order()[0]]
         try:
             self._open(self._lead)
-        except Exception as error:  # noqa: BLE001 - tried again with the first audio, and told then
+        except FAULTS as error:
+            # Tried again with the first audio, and told then.
             log.warning("stt %s could not be opened: %r", self._lead.name, error)
 
     def feed(self, pcm: bytes) -> None:
@@ -386,8 +388,8 @@ class ChainedStt:
                 lead.end = self._total
             else:
                 self._catch_up(lead)
-        except Exception as error:  # noqa: BLE001 - told by `_broke`
-            self._broke(lead, error)
+        except FAULTS as error:
+            self._broke(lead, failure_of(error, lead.name))
 
     async def flush(self) -> str:
         """See `SttStream.flush`.
@@ -403,7 +405,7 @@ class ChainedStt:
         for ear, following in zip(ears, [*ears[1:], None], strict=True):
             self._chain.asked(ear.name)
             try:
-                stream = self._catch_up(ear)
+                stream = self._caught_up(ear)
                 text = await within(stream.flush(), self._chain.limit_s, ear.name)
             except Exception as error:
                 if utterance != self._utterance:
@@ -435,7 +437,8 @@ class ChainedStt:
             elif ear.stream is not None:
                 try:
                     ear.stream.reset()
-                except Exception as error:  # noqa: BLE001 - logged; a new stream has nothing to forget
+                except FAULTS as error:
+                    # A new stream has nothing to forget.
                     log.warning("the stream of %s could not be reset: %r", ear.name, error)
                     self._discard(ear)
         self._lead = self._ears[self._chain.order()[0]]
@@ -461,6 +464,13 @@ class ChainedStt:
 
             ear.stream = self._chain.providers[ear.name].open(language=self._language, on_partial=on_partial)
         return ear.stream
+
+    def _caught_up(self, ear: _Ear) -> SttStream:
+        """As `_catch_up`; what the recogniser raises is an exception in any case."""
+        try:
+            return self._catch_up(ear)
+        except FAULTS as error:
+            raise failure_of(error, ear.name) from error
 
     def _catch_up(self, ear: _Ear) -> SttStream:
         """Its stream, fed with all of the utterance."""

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderTimeout, RejoinderError
+from rejoinder.guard import FAULTS
 from rejoinder.providers import InterruptionJudge, Judgement, Overlap, TurnDetector, TurnSoFar
+from rejoinder.stages.punctual import failure_of
 
 log = logging.getLogger(__name__)
 TURN_AUDIO_MS = 8000
@@ -62,8 +64,8 @@ class EndOfTurn:
         except RejoinderError as error:
             failure = error
             log.warning("the turn detector failed: %s", error.explain())
-        except Exception as error:
-            failure = error
+        except (Exception, SystemExit) as error:
+            failure = failure_of(error, name)
             log.exception("the turn detector %s failed", name)
         self._breaker.failed("turn", name, failure)
         return None
@@ -87,9 +89,9 @@ class Judges:
             try:
                 if judgement := judge.judge(overlap):
                     return judgement
-            except Exception as error:
+            except FAULTS as error:
                 log.exception("the judge %s failed and is not asked again in this session", name)
-                self._breaker.failed("interruption", name, error)
+                self._breaker.failed("interruption", name, failure_of(error, name))
                 del self._judges[name]
         words = len(overlap.text.split()) if overlap.text else 0
         # A judge that cannot tell yet knows more than this count.

@@ -34,11 +34,20 @@ async def within(work: Awaitable[T], limit_s: float | None, provider: str) -> T:
         if not limit.expired():
             raise  # its own, of something inside
         raise ProviderTimeout(provider, f"nothing came for {limit_s:g} seconds") from None
+    except SystemExit as error:
+        raise failure_of(error, provider) from error
     except asyncio.CancelledError:
         if task.cancelling() > cancelled_before:
             raise
         # Nobody cancelled us: it leaked out of the provider, and must not pass for a cancellation of the reply.
         raise ProviderError(provider, "it cancelled itself") from None
+
+
+def failure_of(error: BaseException, provider: str) -> Exception:
+    """What a plain call into `provider` has raised, as a failure like any other."""
+    if isinstance(error, Exception):
+        return error
+    return ProviderError(provider, f"it raised {type(error).__name__}")
 
 
 class Closing(Generic[T]):
