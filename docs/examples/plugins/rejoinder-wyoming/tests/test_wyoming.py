@@ -107,6 +107,29 @@ def test_what_the_voice_says_the_ear_understands(server: Running) -> None:
     asyncio.run(main())
 
 
+def test_silence_that_is_fed_while_the_transcript_is_made_does_not_spoil_it(server: Running) -> None:
+    async def main() -> None:
+        voice, ear = tts(server.uri), stt(server.uri)
+        await voice.warm_up()
+        pcm = resample(await speak(voice, "One two three four five six."), 22_050, 16_000)
+        stream = ear.open(language="en", on_partial=lambda text: None)
+        stream.feed(pcm)
+        flush = asyncio.create_task(stream.flush())
+        while not flush.done():
+            stream.feed(bytes(321))
+            await asyncio.sleep(0.01)
+        text = flush.result()
+        assert len(text.split()) >= 5
+        began = time.perf_counter()
+        assert await stream.flush() == text
+        assert time.perf_counter() - began < 0.02, "it is not asked for again"
+        stream.feed(pcm)
+        assert len((await stream.flush()).split()) > len(text.split()), "but more speech is"
+        await stream.close()
+
+    asyncio.run(main())
+
+
 def test_a_voice_of_another_format_is_the_same_speech(server: Running) -> None:
     async def main() -> None:
         provider = tts(server.uri)

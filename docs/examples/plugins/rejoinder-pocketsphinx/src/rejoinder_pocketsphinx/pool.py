@@ -24,6 +24,8 @@ class Decoder:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._number = 0
+        self._ended = False
+        """Its output has ended; that it has, too, may come to be known a little later."""
 
     @classmethod
     async def start(cls) -> Decoder:
@@ -58,7 +60,7 @@ class Decoder:
     @property
     def works(self) -> bool:
         """Whether it can be asked."""
-        return self._process.returncode is None
+        return self._process.returncode is None and not self._ended
 
     def reset(self, mean: str) -> None:
         """Begin a new utterance of a session with that mean. What was asked before is answered to nobody."""
@@ -86,6 +88,7 @@ class Decoder:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line.endswith(b"\n"):
+            self._ended = True
             raise ProviderError(NAME, "its process has ended", code="stt_failed")
         return line
 

@@ -17,8 +17,8 @@ PIECE_BYTES = 2 * RATE // 10
 """100 ms: a process is asked that often while somebody speaks."""
 MOST_BYTES = 2 * RATE
 """At most 1 s is asked for at once, so that a process is soon free for the next one."""
-BACKLOG_BYTES = 2 * RATE * 60
-"""Kept, the newest, while no decoder is free."""
+BACKLOG_BYTES = 2 * RATE * 20
+"""Kept, the newest, while no decoder is free: more could not be decoded in the 3 s that a transcript may take."""
 
 
 class PocketsphinxStt:

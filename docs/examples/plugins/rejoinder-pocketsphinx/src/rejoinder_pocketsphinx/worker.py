@@ -54,7 +54,11 @@ class Recogniser:
     def feed(self, pcm: bytes) -> str:
         """Decode more of the utterance; the text so far."""
         self._audio += pcm
-        self._final = None
+        if self._final is not None:
+            if not self._speaks(pcm):
+                # The silence after the end: it is the same transcript, without decoding all of it again.
+                return self._final
+            self._final = None
         if not self._running:
             self._decoder.set_cmn(self.mean or self._usual)
             self._decoder.start_utt()
@@ -63,8 +67,7 @@ class Recogniser:
         # A piece may end in the middle of a sample.
         end = len(self._audio) // 2 * 2
         new = bytes(self._audio[self._decoded : end])
-        samples = array.array("h", new)
-        self._loudest = max(self._loudest, max(samples, default=0), -min(samples, default=0))
+        self._loudest = max(self._loudest, loudest(new))
         self._decoder.process_raw(new)
         self._decoded = end
         return self._text()
@@ -88,6 +91,13 @@ class Recogniser:
         mean: str = self._decoder.get_cmn(True)
         return mean
 
+    def _speaks(self, pcm: bytes) -> bool:
+        """Whether more speech may have come: something within 20 dB of the loudest."""
+        # Where the last piece ended in the middle of a sample, this one begins there.
+        start = len(self._audio) - len(pcm)
+        start -= start % 2
+        return loudest(self._audio[start : len(self._audio) // 2 * 2]) >= max(QUIET, self._loudest // 10)
+
     def _text(self) -> str:
         if self._loudest < QUIET:
             return ""
@@ -98,6 +108,12 @@ class Recogniser:
         if self._running:
             self._decoder.end_utt()
             self._running = False
+
+
+def loudest(pcm: bytes | bytearray) -> int:
+    """The largest sample of PCM16, its sign aside."""
+    samples = array.array("h", bytes(pcm))
+    return max(max(samples, default=0), -min(samples, default=0))
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:

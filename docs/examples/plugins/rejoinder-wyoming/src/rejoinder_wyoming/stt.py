@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from array import array
 from collections.abc import Callable
 
 from rejoinder.audio import ENGINE_RATE, SAMPLE_BYTES
@@ -22,6 +23,9 @@ CHUNK_BYTES = SAMPLE_BYTES * ENGINE_RATE
 """And of at most 1 s."""
 LONGEST_BYTES = 2 * 60 * ENGINE_RATE * SAMPLE_BYTES
 """Of an utterance that is longer (2 min) the newest are kept."""
+
+QUIET = 100
+"""Samples below this (-50 dB) are silence."""
 
 
 class WyomingStt:
@@ -74,6 +78,7 @@ class WyomingStream:
         self._request = request
         self._on_partial = on_partial
         self._audio = bytearray()
+        self._loudest = 0
         self._attempt: _Attempt | None = None
         self._ending: set[asyncio.Task[str]] = set()
         self._closed = False
@@ -82,19 +87,24 @@ class WyomingStream:
         """Take the next audio; it is sent beside."""
         if self._closed:
             return
+        speaks = self._speaks(pcm)
         self._audio += pcm
         if len(self._audio) > LONGEST_BYTES + CHUNK_BYTES:
             del self._audio[: (len(self._audio) - LONGEST_BYTES) // 2 * 2]
             self._drop()
         attempt = self._attempt
-        if attempt is not None and attempt.stopped:
-            # The server has been told that this was all; so it is not, and it must hear it from the start.
-            self._drop()
-        if self._attempt is None:
+        if attempt is None:
             if len(self._audio) >= PIECE_BYTES:
                 self._begin()
+        elif not attempt.stopped:
+            attempt.news.set()
         else:
-            self._attempt.news.set()
+            # The server has been told that this was all. If it was not, it must hear everything again; but the silence
+            # after the end is not worth that.
+            attempt.stale = attempt.stale or speaks
+            if attempt.stale and not attempt.waiting:
+                self._drop()
+                self._begin()
 
     async def flush(self) -> str:
         """The transcript of the utterance so far.
@@ -104,22 +114,25 @@ class WyomingStream:
         """
         if self._closed or len(self._audio) < SAMPLE_BYTES:
             return ""
-        if self._attempt is None or self._attempt.failed:
-            self._drop()
-            self._begin()
         attempt = self._attempt
-        assert attempt is not None
+        if attempt is None or attempt.failed or attempt.stale:
+            self._drop()
+            attempt = self._begin()
         attempt.stop()
-        # Not the task itself: if this is cancelled, the next flush may want its result.
-        await asyncio.wait({attempt.task})
-        if attempt.task.cancelled():
-            return ""
-        return attempt.task.result()
+        attempt.waiting += 1
+        try:
+            # Not the task itself: if this is cancelled, the next flush may want its result.
+            await asyncio.wait({attempt.task})
+        finally:
+            attempt.waiting -= 1
+        # It is cancelled where a newer flush or utterance has taken over, or the stream is closed.
+        return "" if attempt.task.cancelled() else attempt.task.result()
 
     def reset(self) -> None:
         """Begin a new utterance."""
         self._drop()
         self._audio = bytearray()
+        self._loudest = 0
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -128,8 +141,18 @@ class WyomingStream:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    def _begin(self) -> None:
+    def _speaks(self, pcm: bytes) -> bool:
+        """Whether there may be speech in it: something within 20 dB of the loudest so far."""
+        # Where the last piece ended in the middle of a sample, this one begins there.
+        start = len(self._audio) % 2
+        samples = array("h", pcm[start : start + (len(pcm) - start) // 2 * 2])
+        loudest = max(max(samples, default=0), -min(samples, default=0))
+        self._loudest = max(self._loudest, loudest)
+        return loudest >= max(QUIET, self._loudest // 10)
+
+    def _begin(self) -> _Attempt:
         self._attempt = _Attempt(self._address, self._request, self._audio, self._on_partial)
+        return self._attempt
 
     def _drop(self) -> None:
         attempt, self._attempt = self._attempt, None
@@ -151,8 +174,12 @@ class _Attempt:
         """Grows while it is sent."""
         self._on_partial = on_partial
         self.news = asyncio.Event()
-        self.stopped = False
-        """The audio is complete."""
+        self.end: int | None = None
+        """Where the audio ends, as far as is known."""
+        self.stale = False
+        """It was not: there was more speech."""
+        self.waiting = 0
+        """So many wait for the transcript."""
         self.task = asyncio.create_task(self._run(), name=f"{NAME} utterance")
         # Whoever flushes asks for what went wrong; if nobody does, nobody minds.
         self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -162,10 +189,16 @@ class _Attempt:
         """Whether it has ended without a transcript."""
         return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the server is told that this was all."""
+        return self.end is not None
+
     def stop(self) -> None:
         """That was all."""
-        self.stopped = True
-        self.news.set()
+        if self.end is None:
+            self.end = len(self._audio)
+            self.news.set()
 
     async def _run(self) -> str:
         async with self._address.connect() as connection:
@@ -186,7 +219,7 @@ class _Attempt:
         sent = 0
         # A server that finds the end itself may have answered before.
         while not listening.done():
-            end = len(self._audio) // SAMPLE_BYTES * SAMPLE_BYTES
+            end = (len(self._audio) if self.end is None else self.end) // SAMPLE_BYTES * SAMPLE_BYTES
             if end - sent >= PIECE_BYTES or (self.stopped and end > sent):
                 piece = bytes(self._audio[sent : min(end, sent + CHUNK_BYTES)])
                 await connection.send(AudioChunk(audio=piece, **form))
