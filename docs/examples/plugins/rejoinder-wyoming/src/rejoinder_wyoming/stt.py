@@ -239,11 +239,12 @@ class _Attempt:
             event = await connection.receive(patient=True)
             if Transcript.is_type(event.type):
                 transcript: Transcript = checked(Transcript, event)
-                return transcript.text.strip()
+                text: str = transcript.text
+                return text.strip()
             if TranscriptStart.is_type(event.type):
                 so_far = ""
             elif TranscriptChunk.is_type(event.type):
                 chunk: TranscriptChunk = checked(TranscriptChunk, event)
                 so_far += chunk.text
-                if text := so_far.strip():
-                    self._on_partial(text)
+                if partial := so_far.strip():
+                    self._on_partial(partial)

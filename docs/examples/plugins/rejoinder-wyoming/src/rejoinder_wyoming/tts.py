@@ -116,7 +116,8 @@ class WyomingTts:
         usual = by_name.get(self._settings.voice)
         for one in [usual] if usual is not None else program.voices:
             if not one.languages or speaks(one.languages, language):
-                return one.name
+                name: str = one.name
+                return name
         raise ProviderRejected(
             NAME, f"has no voice for {language[:50]!r}.", code="unsupported_language", fix="Set another `tts`."
         )
