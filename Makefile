@@ -14,7 +14,7 @@ run: $(VENV)/.run models
 
 test: $(VENV)/.dev models .speech/transcripts.tsv
 	$(BIN)/rejoinder models pull smart-turn
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

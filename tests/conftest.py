@@ -1,4 +1,4 @@
-"""Databases for tests: a file, and a PostgreSQL server where there is one or the programs to run one."""
+"""Databases for tests: a file, and a PostgreSQL server where there is one or the programs to run one; reports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,8 +20,18 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from rejoinder.events import encodable
+
 POSTGRES = "REJOINDER_TEST_POSTGRES"
 """The URL of a server on which databases may be made, `postgresql+asyncpg://...`; without it one is started."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Reports go from one process to another, which half a character in a log line does not survive."""
+    report: Any = yield
+    report.sections = [(title, encodable(text)) for title, text in report.sections]
+    return report
 
 
 def _programs() -> Path | None:
