@@ -95,7 +95,7 @@ class TestLlamaCpp(LlmConformance):
     runs = 16
     max_tokens = 16
     most_s = 15.0
-    # So small a model does not call one that it is offered; that it is read when one does is tested in test_llamacpp.py.
+    # So small a model does not call what it is offered; that a call is read is tested in test_llamacpp.py.
     test_tool_calls = None  # type: ignore[assignment]
 
 
