@@ -133,6 +133,7 @@ def test_silence_that_is_fed_while_the_transcript_is_made_does_not_spoil_it() ->
         stream = stt(f"unix://{path}").open(language="en", on_partial=lambda text: None)
         stream.feed(tone)
         flush = asyncio.create_task(stream.flush())
+        await asyncio.sleep(0)
         while not flush.done():
             stream.feed(bytes(320))
             await asyncio.sleep(0.01)
