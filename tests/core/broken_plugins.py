@@ -487,6 +487,15 @@ class ForgetfulStream(SttStream):
         return text
 
 
+class DisturbedStream(SttStream):
+    """Gives up a request when something new comes."""
+
+    async def flush(self) -> str:
+        known = len(self.pcm)
+        await asyncio.sleep(0.05)
+        return self.text() if len(self.pcm) == known else ""
+
+
 class RememberingStream(SttStream):
     def reset(self) -> None:
         self.told = 0
@@ -495,9 +504,8 @@ class RememberingStream(SttStream):
 class ThreadedStream(SttStream):
     def tell(self, text: str) -> None:
         if text:
-            thread = threading.Thread(target=self.say, args=(text,))
-            thread.start()
-            thread.join()
+            # Not waited for: `feed` must be quick.
+            threading.Thread(target=self.say, args=(text,)).start()
 
 
 class TalkativeStream(SttStream):

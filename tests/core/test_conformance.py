@@ -156,6 +156,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     (STT, "any-pieces", lambda: hearing(bp.WholeSamplesStream), "in pieces of 321 bytes"),
     (STT, "feed-is-quick", lambda: hearing(bp.SlowStream), "only keep the bytes"),
     (STT, "flush-again", lambda: hearing(bp.ForgetfulStream), "until `reset`"),
+    (STT, "feed-during-flush", lambda: hearing(bp.DisturbedStream), "what comes meanwhile is for the next one"),
     (STT, "reset", lambda: hearing(bp.RememberingStream), "begin a new utterance"),
     (STT, "partials", lambda: hearing(bp.ThreadedStream), "call_soon_threadsafe"),
     (STT, "partials", lambda: hearing(bp.TalkativeStream), "after `close`"),

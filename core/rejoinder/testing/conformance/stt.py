@@ -220,6 +220,29 @@ class SttConformance(Asynchronous):
         return Seen("the text of all")
 
     @rule
+    async def test_feed_during_flush(self) -> Seen:
+        """The silence after the last word is fed while `flush` runs, and changes nothing."""
+        pcm = self.sounds()[0]
+        async with self.ready() as provider:
+            usual = await bounded(self.transcribe(provider, pcm), USE_S, "A transcript")
+            stream = self.open(provider)
+            try:
+                await feed(stream, pcm)
+                flushing = asyncio.create_task(bounded(stream.flush(), USE_S, "`flush`"))
+                while not flushing.done():
+                    stream.feed(bytes(audio.byte_count(audio.FRAME_MS, audio.ENGINE_RATE)))
+                    await asyncio.wait({flushing}, timeout=audio.FRAME_MS / 1000)
+                text = flushing.result()
+            finally:
+                await stream.close()
+        if not _same(usual, text):
+            raise Violation(
+                f"with silence fed while `flush` runs the text is {text!r}, without it {usual!r}",
+                "`flush` is about what was fed before it was called; what comes meanwhile is for the next one",
+            )
+        return Seen("the same text")
+
+    @rule
     async def test_reset(self) -> Seen:
         """`reset` forgets what was fed."""
         sounds = self.sounds()
