@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -501,11 +502,14 @@ class RememberingStream(SttStream):
         self.told = 0
 
 
+_thread = ThreadPoolExecutor(1, thread_name_prefix="recogniser")
+
+
 class ThreadedStream(SttStream):
     def tell(self, text: str) -> None:
         if text:
             # Not waited for: `feed` must be quick.
-            threading.Thread(target=self.say, args=(text,)).start()
+            _thread.submit(self.say, text)
 
 
 class TalkativeStream(SttStream):
