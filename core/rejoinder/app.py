@@ -230,8 +230,12 @@ class Runtime:
         """The settings `[plugins.NAME]`, for the hooks of plugins; see `register_settings`.
 
         Raises:
-            ConfigError: they do not fit `schema`; a server that listens has refused to start then.
+            ConfigError: no plugin names such a section in `register_settings`, or they do not fit `schema`; a server
+                that listens has refused to start then.
         """
+        if name not in self.plugins.schemas():
+            known = ", ".join(sorted(self.plugins.settings())) or "none"
+            raise ConfigError(f"[plugins.{name}] is no plugin's section.", fix=f"register_settings names: {known}.")
         return read_section(self.settings.plugins, name, schema, self.plugins.schemas().get(name, ()))
 
     # -- plugins that misbehave

@@ -63,7 +63,12 @@ class Hooks:
         self.now = now or _now
         self._awaited: Counter[tuple[str, str]] = Counter()
         self._blocked: dict[str, tuple[float, float]] = {}
-        self._breaker = Breaker(_FAILURES, _REST_S, _LONGEST_REST_S, self.now)
+        self._breaker = Breaker(_FAILURES, _REST_S, _LONGEST_REST_S, self.now, self._mended)
+
+    def _mended(self, hook: str, plugin: str, error: Exception | None) -> None:
+        if error is None:
+            self.plugins.mended(plugin, "hook", hook)
+            self.plugins.mended(plugin, "block", hook)
 
     def session(self, session_id: str, agent: str = "") -> SessionHooks:
         """The hooks of one conversation."""
@@ -90,25 +95,25 @@ class Hooks:
 
     def ended(self, impl: Impl, since: float, failure: BaseException | str | None, held_s: float) -> None:
         """A call is over that began at `since`: it failed or not, and held up the event loop for `held_s`."""
-        if failure is not None:
-            # What was said may stand in the text of an exception, so that is for the details only.
-            what = failure if isinstance(failure, str) else f"{impl.hook} raised {type(failure).__name__}"
-            if isinstance(failure, BaseException):
-                what += _raised_at(failure)
-                details = "".join(traceback.format_exception(failure))
-                self.plugins.report(impl.plugin, "hook", impl.hook, what, details=details)
-            else:
-                self.plugins.report(impl.plugin, "hook", impl.hook, what)
-        if held_s >= SLOW_S:
-            self._blocked[impl.plugin] = (time.monotonic(), held_s)
-            text = f"{impl.hook} held up the event loop, and with it every call, for {held_s * 1000:.0f} ms"
-            self.plugins.report(impl.plugin, "block", impl.hook, text, fix=TO_A_THREAD, details=_place(impl))
         if held_s >= BLOCK_S:
             self._breaker.bench(impl.hook, impl.plugin, _REST_S)
         elif failure is not None or held_s >= SLOW_S:
             self._breaker.failed(impl.hook, impl.plugin, since=since)
         else:
             self._breaker.worked(impl.hook, impl.plugin, since)
+            return
+        rest = " It is not called for a while." if self._breaker.rests(impl.hook, impl.plugin) else ""
+        if failure is not None:
+            # What was said may stand in the text of an exception, so that is for the details only.
+            what, details = failure if isinstance(failure, str) else f"{impl.hook} raised {type(failure).__name__}", ""
+            if isinstance(failure, BaseException):
+                what += f"{_raised_at(failure)}."
+                details = "".join(traceback.format_exception(failure))
+            self.plugins.report(impl.plugin, "hook", impl.hook, what + rest, details=details)
+        if held_s >= SLOW_S:
+            self._blocked[impl.plugin] = (time.monotonic(), held_s)
+            text = f"{impl.hook} held up the event loop, and with it every call, for {held_s * 1000:.0f} ms.{rest}"
+            self.plugins.report(impl.plugin, "block", impl.hook, text, fix=TO_A_THREAD, details=_place(impl))
 
     def blamed(self, plugin: str, seconds: float) -> bool:
         """Whether it is known that a hook of `plugin` has just held up the loop, for about `seconds`."""

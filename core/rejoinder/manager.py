@@ -47,6 +47,7 @@ State = Literal["ok", "degraded", "failed", "disabled"]
 _MOST_PROBLEMS = 20
 MAY_BE_ASYNC = ("startup", "shutdown", "health", "before_llm")
 """The hooks that are waited for."""
+_WRONG_ARGUMENT = re.compile(r"for hook '(\w+)'.*?Argument\(s\) \{(.*?)\}", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -468,6 +469,9 @@ def _reason(error: BaseException | str, distribution: str) -> str:
         return error
     if isinstance(error, RejoinderError):
         return f"{error.message} {error.fix}" if error.fix else error.message
+    if isinstance(error, pluggy.PluginValidationError) and (found := _WRONG_ARGUMENT.search(str(error))):
+        may = ", ".join(inspect.signature(getattr(hookspecs, found[1])).parameters) or "nothing"
+        return f"{found[1]} asks for {found[2]}, which there is not. It may ask for: {may}."
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, ModuleNotFoundError) and error.name:
         what = f"{sentence(text)} Install what it needs"

@@ -154,7 +154,9 @@ class Supply:
         self.report(kind, name, stage, error)
         known = error
         if not isinstance(known, RejoinderError):
-            known = ProviderError(name, f"{type(error).__name__}: {error}", fix="`rejoinder plugins list` says more.")
+            known = ProviderError(
+                name, f"{type(error).__name__}: {error}", fix="`rejoinder plugins list --url ...` says more."
+            )
         old = self._failures.get(key)
         pause_s = min(_LONGEST_RETRY_S, 2 * old.pause_s) if old else _RETRY_S
         self._failures[key] = _Failure(known, pause_s, self._clock.monotonic() + pause_s)
@@ -221,7 +223,8 @@ class Supply:
             except RejoinderError as error:
                 if isinstance(error, UnknownName) and not absent(self._plugins):
                     raise
-                log.warning("the %s provider %s is left out: %s", kind, name, error.explain())
+                # That it failed is told; this comes with every session.
+                log.info("the %s provider %s is left out: %s", kind, name, error.explain())
                 failure = error
         if failure is not None and not found and kind not in ("turn", "interruption"):
             raise failure
@@ -284,17 +287,25 @@ _RATES = range(8_000, 192_001)
 """Hz of audio that people can understand and machines can make."""
 
 
+def missing_parts(kind: Kind, provider: object) -> list[str]:
+    """What a provider of its kind must have, and this one has not."""
+    missing = [method for method in (*_METHODS[kind], "close") if not callable(getattr(provider, method, None))]
+    if kind == "turn" and not isinstance(getattr(provider, "wants_text", None), bool):
+        missing.append("wants_text")
+    if kind == "vad" and not isinstance(getattr(provider, "advice", None), VadAdvice):
+        missing.append("advice")
+    if kind == "tts" and not hasattr(provider, "sample_rate"):
+        missing.append("sample_rate")
+    return missing
+
+
 def check_provider(kind: Kind, name: str, provider: object, offer: Provider) -> None:
     """Look whether `provider`, which is warm, has what its kind must have.
 
     Raises:
         ProviderError: it has not (`bad_provider`).
     """
-    missing = [method for method in (*_METHODS[kind], "close") if not callable(getattr(provider, method, None))]
-    if kind == "turn" and not isinstance(getattr(provider, "wants_text", None), bool):
-        missing.append("wants_text")
-    if kind == "vad" and not isinstance(getattr(provider, "advice", None), VadAdvice):
-        missing.append("advice")
+    missing = missing_parts(kind, provider)
     rate = getattr(provider, "sample_rate", None)
     stated = offer.capabilities.sample_rates
     what = ""

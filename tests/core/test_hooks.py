@@ -11,16 +11,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from rejoinder import events
-from rejoinder.errors import ProviderError
-from rejoinder.events import ReplyFinished, ReplyText, ServerEvent, Transcript, TurnCommitted, TurnMetrics
+from rejoinder.app import Runtime
+from rejoinder.errors import ConfigError, ProviderError
+from rejoinder.events import (
+    ProviderSwitched,
+    ReplyFinished,
+    ReplyText,
+    ServerEvent,
+    Transcript,
+    TurnCommitted,
+    TurnMetrics,
+)
 from rejoinder.hooks import Hooks
 from rejoinder.hookspecs import hookimpl
 from rejoinder.manager import Plugins
 from rejoinder.providers import LlmDelta, LlmRequest, Message, Tool, ToolCall, TtsDelta
-from rejoinder.settings import Agent
+from rejoinder.settings import Agent, Settings
 from rejoinder.testing.pilot import pilot
 from rejoinder.testing.scripted import ScriptedLlm, ScriptedStt, ScriptedTts
 from rejoinder.testing.virtual_time import run_virtual
@@ -748,3 +758,85 @@ def test_the_time_of_a_turn_that_is_not_measured_is_not_the_next_ones() -> None:
             assert metrics.hooks.get("p0", 0) < 40_000
 
     run_virtual(main())
+
+
+class WrongLlm(ScriptedLlm):
+    async def stream(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
+        yield 5  # type: ignore[misc]
+
+
+class WrongTts(ScriptedTts):
+    async def stream(self, text: str, *, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+        yield "hello"  # type: ignore[misc]
+
+
+class WrongStream(QuittingStream):
+    def feed(self, pcm: bytes) -> None: ...
+
+    def reset(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def flush(self) -> str:
+        return 7  # type: ignore[return-value]
+
+
+class WrongStt(ScriptedStt):
+    def open(self, *, language: str, on_partial: Callable[[str], None]) -> Any:
+        return WrongStream()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("llm", {"llm": WrongLlm(), "fallback": ScriptedLlm()}),
+        ("tts", {"tts": WrongTts()}),
+        ("stt", {"stt": WrongStt()}),
+    ],
+)
+def test_who_gives_a_wrong_type_is_named_and_the_next_is_asked(kind: str, parts: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with pilot(**parts) as client:
+            await client.turn()
+            switched = await client.until(ProviderSwitched)
+            assert (switched.kind, switched.provider, switched.cause) == (kind, "scripted", "wrong_type")
+            if kind == "llm":
+                assert (await client.until(ReplyFinished)).text == "Hello there."
+
+    run_virtual(main())
+
+
+def test_a_section_that_nobody_named_is_not_read() -> None:
+    class Options(msgspec.Struct, forbid_unknown_fields=True):
+        text: str = ""
+
+    class Watcher:
+        @hookimpl
+        def register_settings(self) -> dict[str, type[msgspec.Struct]]:
+            return {"weather": Options}
+
+    runtime = Runtime(Settings(), plugins=plugins_of(Watcher()))
+    assert runtime.section("weather", Options).text == ""
+    with pytest.raises(ConfigError, match="wether"):
+        runtime.section("wether", Options)
+
+
+def test_a_mended_hook_is_forgiven() -> None:
+    broken = [True]
+
+    def watch() -> None:
+        if broken:
+            raise ValueError
+
+    now = [0.0]
+    plugins = plugins_of(one_hook("on_event", watch))
+    hooks = Hooks(plugins, now=lambda: now[0])
+    session = hooks.session("ses_1")
+    for _ in range(3):
+        session.observe(ALL_TEXTS[1])
+    assert "It is not called for a while." in plugins.infos["p0"].problems[0].what
+    now[0] = 31
+    broken.clear()
+    session.observe(ALL_TEXTS[1])
+    assert plugins.infos["p0"].state == "ok"
+    assert plugins.infos["p0"].counts["hook"] == 3, "how often it was is not forgotten"

@@ -141,7 +141,8 @@ def test_an_argument_that_is_not_there_is_refused() -> None:
 
     plugins = Plugins()
     assert not plugins.add("wrong", Wrong)
-    assert "room" in why(plugins, "wrong")
+    assert "on_event asks for 'room', which there is not." in why(plugins, "wrong")
+    assert "It may ask for: session_id, event." in why(plugins, "wrong")
 
 
 def test_a_forgotten_mark_is_said() -> None:

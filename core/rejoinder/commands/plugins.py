@@ -193,6 +193,11 @@ def _configure(plugins: Plugins, settings: Settings) -> None:
     configured: list[tuple[str, Provider | Tool | ToolSource]] = [(offer.kind, offer) for offer in plugins.providers()]
     configured += [("tool", tool) for tool in plugins.tools().values()]
     configured += [("tools", source) for source in plugins.tool_sources()]
+    for name, schema in plugins.settings().items():
+        try:
+            read_section(settings.plugins, name, schema, schemas.get(name, ()))
+        except ConfigError as error:
+            plugins.report(plugins.owner("settings", name), "configure", f"settings:{name}", error)
     for kind, offer in configured:
         try:
             read_section(settings.plugins, offer.name, offer.settings, schemas.get(offer.name, ()))

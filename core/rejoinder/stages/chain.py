@@ -14,9 +14,9 @@ from rejoinder.breaker import Breaker
 from rejoinder.channel import Channel
 from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError
 from rejoinder.guard import FAULTS
-from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Prefilling, SttProvider, SttStream
+from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Prefilling, SttProvider, SttStream, ToolCall
 from rejoinder.settings import Deadlines
-from rejoinder.stages.punctual import CLOSE_S, Closing, failure_of, within
+from rejoinder.stages.punctual import CLOSE_S, Closing, failure_of, within, wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class LlmChain:
     async def _in_turn(self, order: list[str], request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
         for name, to in zip(order, [*order[1:], ""], strict=True):
             self._breaker.asked("llm", name)
-            async with Closing(_stream(self._providers[name], request), name) as stream:
+            async with Closing(_stream(self._providers[name], request, name), name) as stream:
                 try:
                     first = await within(_first(stream), self._limit_s, name)
                     if first is None:
@@ -125,7 +125,7 @@ class LlmChain:
                 if due and waiting:
                     name = waiting.popleft()
                     self._breaker.asked("llm", name)
-                    newest = _Pump(name, _stream(self._providers[name], request))
+                    newest = _Pump(name, _stream(self._providers[name], request, name))
                     pumps.append(newest)
                     running.append(newest)
                     due, ends = False, loop.time() + self._limit_s
@@ -251,10 +251,12 @@ _stragglers: set[asyncio.Task[None]] = set()
 """Tasks that swallowed their cancellation; without this reference the loop could lose them."""
 
 
-async def _stream(provider: LlmProvider, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
+async def _stream(provider: LlmProvider, request: LlmRequest, name: str) -> AsyncGenerator[LlmDelta, None]:
     # Makes the stream on first use: one that fails to be made fails like one that breaks.
     async with aclosing(provider.stream(request)) as deltas:
         async for delta in deltas:
+            if not isinstance(delta, str | ToolCall):
+                raise wrong_type(name, "stream", "text or a ToolCall", delta)
             yield delta
 
 
@@ -407,6 +409,8 @@ class ChainedStt:
             try:
                 stream = self._caught_up(ear)
                 text = await within(stream.flush(), self._chain.limit_s, ear.name)
+                if not isinstance(text, str):
+                    raise wrong_type(ear.name, "flush", "text", text)
             except Exception as error:
                 if utterance != self._utterance:
                     following = None  # that utterance's audio is gone, and nobody wants its text any more

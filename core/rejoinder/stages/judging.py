@@ -10,7 +10,7 @@ from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderTimeout, RejoinderError
 from rejoinder.guard import FAULTS
 from rejoinder.providers import InterruptionJudge, Judgement, Overlap, TurnDetector, TurnSoFar
-from rejoinder.stages.punctual import failure_of
+from rejoinder.stages.punctual import failure_of, wrong_type
 
 log = logging.getLogger(__name__)
 TURN_AUDIO_MS = 8000
@@ -56,6 +56,8 @@ class EndOfTurn:
         try:
             async with asyncio.timeout(self._limit_s):
                 probability = await detector.judge(turn)
+            if not (probability is None or isinstance(probability, int | float)):
+                raise wrong_type(name, "judge", "a probability or None", probability)
             self._breaker.worked("turn", name)
             return probability
         except TimeoutError:

@@ -50,6 +50,12 @@ def failure_of(error: BaseException, provider: str) -> Exception:
     return ProviderError(provider, f"it raised {type(error).__name__}")
 
 
+def wrong_type(provider: str, method: str, wanted: str, got: object) -> ProviderError:
+    """The failure of one that gives something that its kind does not."""
+    what = f"`{method}` gives {type(got).__name__}, not {wanted}"
+    return ProviderError(provider, what, code="wrong_type", retryable=False, fix="See its kind in docs/plugins/kinds.")
+
+
 class Closing(Generic[T]):
     """`async with Closing(stream, provider) as stream`: closed at the end, in bounded time.
 

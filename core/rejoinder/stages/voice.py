@@ -16,7 +16,7 @@ from rejoinder.providers import TtsDelta, TtsProvider, WordTime
 from rejoinder.settings import Deadlines
 from rejoinder.stages.chain import Switched, cause_of, log_failure
 from rejoinder.stages.chunker import Chunker
-from rejoinder.stages.punctual import Closing, within
+from rejoinder.stages.punctual import Closing, within, wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ class Voice:
         words: list[WordTime] = []
         begun = timed = False
         made = 0
-        async with Closing(_opened(tts, text, self._voice, self._language), name) as stream:
+        async with Closing(_opened(tts, name, text, self._voice, self._language), name) as stream:
             while (piece := await within(_audio(stream, words), self._limit_s, name)) is not None:
                 made += len(piece)
                 timed = timed or bool(words)
@@ -277,7 +277,9 @@ def _untold(kind: str, provider: str, to: str, cause: str) -> None:
     """For what no user waits for."""
 
 
-async def _opened(tts: TtsProvider, text: str, voice: str | None, language: str) -> AsyncGenerator[TtsDelta, None]:
+async def _opened(
+    tts: TtsProvider, name: str, text: str, voice: str | None, language: str
+) -> AsyncGenerator[TtsDelta, None]:
     # Makes the stream on first use: one that fails to be made fails like one that breaks.
     known = getattr(tts, "voices", None)
     if known is not None and voice not in known:
@@ -285,6 +287,8 @@ async def _opened(tts: TtsProvider, text: str, voice: str | None, language: str)
         voice = None
     async with aclosing(tts.stream(text, voice=voice, language=language)) as items:
         async for item in items:
+            if not isinstance(item, bytes | WordTime):
+                raise wrong_type(name, "stream", "bytes or a WordTime", item)
             yield item
 
 

@@ -14,7 +14,8 @@ from rejoinder.discovery import OURS, find_plugins
 from rejoinder.manager import Plugins, Stage
 from rejoinder.settings import Agent, Auth, Settings, load_settings
 from rejoinder.testing.conformance.plugin import PluginConformance
-from rejoinder.testing.conformance.rules import Seen, Violation, rule
+from rejoinder.testing.conformance.rules import NotChecked, Seen, Violation, rule
+from rejoinder.testing.conformance.settings import check_settings
 from rejoinder.testing.conformance.subject import Subject
 
 AGENT = "scripted"
@@ -47,6 +48,18 @@ class LiveConformance(PluginConformance):
             plugins = with_builtin(None if alone else subject, without=subject.plugin)
             async with Runtime(settings, plugins=plugins) as runtime:
                 yield runtime
+
+    @rule
+    def test_settings(self) -> Seen:
+        """Its sections' fields all have defaults, refuse unknown keys, can come from the environment, hide secrets."""
+        plugins = self.subject().plugins
+        sections = plugins.settings()
+        refused = [one.what for info in plugins.infos.values() for one in info.problems if "settings" in one.subject]
+        if refused:
+            raise Violation(refused[0], "return msgspec Structs whose fields have defaults")
+        if not sections:
+            raise NotChecked("it has no section of its own (`register_settings`)")
+        return Seen("; ".join(check_settings(name, schema) for name, schema in sections.items()))
 
     @rule
     async def test_life(self) -> Seen:

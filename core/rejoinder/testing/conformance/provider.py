@@ -14,6 +14,7 @@ from typing import Any
 
 from rejoinder.errors import ConfigError, RejoinderError
 from rejoinder.providers import KINDS, Capabilities, Kind, Provider
+from rejoinder.supply import missing_parts
 from rejoinder.testing.conformance.leaks import Leaks, check_cycles
 from rejoinder.testing.conformance.measure import BLOCK_MS, Block, LoopWatch, raised_at, timed_ms
 from rejoinder.testing.conformance.plugin import PluginConformance
@@ -430,13 +431,21 @@ def _at(block: Block) -> str:
 def _made(workshop: Workshop) -> Any:
     try:
         return workshop.make()
+    except ConfigError as error:
+        raise Violation(f"it cannot be made: {error.message}", error.fix or "correct its settings") from None
     except Exception as error:  # noqa: BLE001 - a stranger may raise anything
         raise NotChecked(f"it cannot be made: {type(error).__name__}: {error}") from None
 
 
 async def _warmed(subject: Subject, offer: Provider, provider: Any) -> Block:
     try:
-        return await bounded(watched_warm_up(subject, offer, provider), 10 * USE_S, "`warm_up`")
+        block = await bounded(watched_warm_up(subject, offer, provider), 10 * USE_S, "`warm_up`")
+        if missing := missing_parts(offer.kind, provider):
+            raise Violation(
+                f"a {offer.kind} provider has {' and '.join(missing)}; this one has not",
+                f"see docs/plugins/kinds/{offer.kind}.md",
+            )
+        return block
     except Violation:
         raise
     except RejoinderError as error:

@@ -134,7 +134,8 @@ class SttConformance(Asynchronous):
             text, said = heard[0]
             raise Violation(
                 f"{rate:.0%} of the words are wrong: of {said!r} it understands {text!r}",
-                "what it is fed is PCM16 mono at 16 kHz: convert it to what the model wants (rate, floats)",
+                "what it is fed is PCM16 mono at 16 kHz: convert it to what the model wants (rate, floats); for "
+                "one that does not understand plain English set `samples` in a suite (tests/test_conformance.py)",
                 word_error_rate=rate,
             )
         return Seen(f"{rate:.0%} of the words wrong", word_error_rate=rate)

@@ -20,6 +20,7 @@ from rejoinder.manager import Plugins
 from rejoinder.models import ModelCache
 from rejoinder.providers import AnyProvider, LlmProvider, Provider, ProviderContext, Tool
 from rejoinder.settings import load_settings
+from rejoinder.supply import missing_parts
 from rejoinder.testing.conformance.measure import Block, LoopWatch, raised_at
 from rejoinder.testing.conformance.rules import NotChecked
 from rejoinder.toolbox import read_section
@@ -240,6 +241,10 @@ async def warm(subject: Subject, offer: Provider, settings: Mapping[str, Any]) -
         try:
             provider = workshop.make()
             await watched_warm_up(subject, offer, provider)
+            if missing := missing_parts(offer.kind, provider):
+                raise NotChecked(f"it lacks {' and '.join(missing)}; see `warm-up`")
+        except NotChecked:
+            raise
         except RejoinderError as error:
             raise NotChecked(f"it does not start: {error.explain()}") from None
         except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything; a rule of its own tells of it
