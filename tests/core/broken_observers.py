@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from litestar import get, post
 from litestar.params import FromPath, JSONBody
 
@@ -95,6 +96,26 @@ class Hoarder(Observer):
 
     def see(self, session_id: str, event: Any) -> None:
         self.events.append(event)
+
+
+class Anything(msgspec.Struct):
+    most: int = 3
+
+
+class Plain(msgspec.Struct, forbid_unknown_fields=True):
+    api_key: str = ""
+
+
+class OpenSection(Observer):
+    @hookimpl
+    def register_settings(self) -> Any:
+        return {"acme": Anything}
+
+
+class PlainSecret(Observer):
+    @hookimpl
+    def register_settings(self) -> Any:
+        return {"acme": Plain}
 
 
 class TextForRequest(Observer):

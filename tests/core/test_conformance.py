@@ -85,8 +85,8 @@ GOOD: dict[str, tuple[Any, set[str]]] = {
     "turn": (lambda: offering("turn", bp.Turn), set()),
     "interruption": (lambda: offering("interruption", bp.Interruption), set()),
     "tool": (tool, set()),
-    "adapter": (lambda: bo.Adapter(bo.greeting, bo.number), set()),
-    "observer": (bo.Observer, set()),
+    "adapter": (lambda: bo.Adapter(bo.greeting, bo.number), {"settings"}),
+    "observer": (bo.Observer, {"settings"}),
 }
 """Plugins that keep all rules, and the rules that cannot be checked of them."""
 
@@ -106,7 +106,7 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     # Of any provider.
     (TTS, "registers", lambda: offering(TTS, bp.Tts, summary="two\nlines"), "summary"),
     (TTS, "registers", lambda: bp.Plugin(), "does not offer"),
-    (TTS, "settings", lambda: offering(TTS, bp.Tts, settings=bp.NoDefault), "without a default: model"),
+    (TTS, "registers", lambda: offering(TTS, bp.Tts, settings=bp.NoDefault), "no default for model"),
     (TTS, "settings", lambda: offering(TTS, bp.Tts, settings=bp.TakesAnything), "forbid_unknown_fields=True"),
     (TTS, "settings", lambda: offering(TTS, bp.Tts, settings=bp.PlainSecret), "api_key: Secret"),
     (TTS, "settings", lambda: offering(TTS, bp.Tts, settings=bp.UpperCase), "environment variable"),
@@ -203,6 +203,8 @@ BROKEN: list[tuple[str, str, Any, str]] = [
     ("adapter", "no-block", lambda: bo.Adapter(bo.slow), "broken_observers.py"),
     ("adapter", "no-leaks", lambda: bo.Adapter(bo.leak), "tasks behind"),
     # Observers.
+    ("observer", "settings", bo.OpenSection, "forbid_unknown_fields=True"),
+    ("observer", "settings", bo.PlainSecret, "Secret"),
     ("observer", "life", bo.FailsToStart, "ConnectionError"),
     ("observer", "observes", bo.Nothing, "on_event"),
     ("observer", "every-event", bo.Unaware, "AttributeError"),
