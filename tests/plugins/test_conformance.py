@@ -149,6 +149,8 @@ class TestRest(AdapterConformance):
     plugin = "rejoinder_adapters.rest"
     # It has some fifty routes.
     runs = 60
+    # And no section of its own.
+    test_settings = None  # type: ignore[assignment]
 
 
 # --- openai, beside a server that says what it is told ----------------------------------------------------------------
