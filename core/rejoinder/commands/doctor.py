@@ -137,7 +137,8 @@ def _plugins(settings: Settings) -> Iterator[Check]:
 
     reports = inspect_plugins(settings)
     broken = [report for report in reports if report.error]
-    yield Check("plugins", bool(reports) and not broken, f"{len(reports) - len(broken)} of {len(reports)} load")
+    loaded = sum(report.state != "failed" for report in reports)
+    yield Check("plugins", bool(reports) and not broken, f"{loaded} of {len(reports)} load")
     for report in broken:
         yield Check(f"plugin {report.name}", False, report.error or "", "rejoinder plugins list --verbose")
 
