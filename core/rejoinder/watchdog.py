@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FrameType, ModuleType
 
 from rejoinder.discovery import OURS
 from rejoinder.manager import Plugins
@@ -22,6 +22,7 @@ NOTICED_S = 0.075
 """The loop has been held up for this long; then the stack is looked at."""
 AUDIT_S = 30.0
 _MOST_STACKS = 4
+_DEEPEST = 200
 
 
 class Owners:
@@ -140,9 +141,20 @@ class Watchdog:
             if punctual and len(self._stacks) < _MOST_STACKS and now - self._beat_at > NOTICED_S:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None:
-                    stack = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
-                    stack.reverse()
-                    self._stacks.append(stack)
+                    try:
+                        self._stacks.append(_stack_of(frame))
+                    except Exception:  # noqa: BLE001 - the other thread has gone on, and its frames with it
+                        continue
+
+
+def _stack_of(frame: FrameType | None) -> traceback.StackSummary:
+    """The stack, innermost last. First only looked at, in one go: while its thread goes on, frames are not safe."""
+    seen: list[tuple[CodeType, int]] = []
+    while frame is not None and len(seen) < _DEEPEST:
+        seen.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    found = [traceback.FrameSummary(code.co_filename, line, code.co_name, lookup_line=False) for code, line in seen]
+    return traceback.StackSummary(reversed(found))
 
 
 def tasks_of_plugins(owners: Owners) -> dict[str, Counter[str]]:
