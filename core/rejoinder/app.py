@@ -233,10 +233,11 @@ class Runtime:
             ConfigError: no plugin names such a section in `register_settings`, or they do not fit `schema`; a server
                 that listens has refused to start then.
         """
-        if name not in self.plugins.schemas():
+        schemas = self.plugins.schemas()
+        if name not in schemas:
             known = ", ".join(sorted(self.plugins.settings())) or "none"
             raise ConfigError(f"[plugins.{name}] is no plugin's section.", fix=f"register_settings names: {known}.")
-        return read_section(self.settings.plugins, name, schema, self.plugins.schemas().get(name, ()))
+        return read_section(self.settings.plugins, name, schema, schemas[name])
 
     # -- plugins that misbehave
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
+
+from rejoinder.errors import ProviderError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,17 +56,21 @@ async def bounded(work: Awaitable[T], limit_s: float, name: str) -> T:
             return task.result()
         raise Late(limit_s)
     finally:
+        await let_go((task,), _TIDY_S)
+
+
+async def let_go(tasks: Iterable[asyncio.Task[Any]], limit_s: float) -> None:
+    """Cancel `tasks` and give them `limit_s` to tidy up; one that ignores it is kept until it ends, and logged."""
+    left = {task for task in tasks if not task.done()}
+    for task in left:
+        task.cancel()
+        _strays.add(task)
+        task.add_done_callback(_forget)
+    if left:
+        await asyncio.wait(left, timeout=limit_s)
+    for task in left:
         if not task.done():
-            await _let_go(task)
-
-
-async def _let_go(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    _strays.add(task)
-    task.add_done_callback(_forget)
-    await asyncio.wait({task}, timeout=_TIDY_S)
-    if not task.done():
-        log.warning("%s ignores its cancellation and is let go", task.get_name())
+            log.warning("%s ignores its cancellation and is let go", task.get_name())
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
@@ -72,3 +78,16 @@ def _forget(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         # Taken, so that nobody is told that it never was.
         task.exception()
+
+
+def failure_of(error: BaseException, provider: str) -> Exception:
+    """What a plain call into `provider` has raised, as a failure like any other."""
+    if isinstance(error, Exception):
+        return error
+    return ProviderError(provider, f"it raised {type(error).__name__}")
+
+
+def wrong_type(provider: str, method: str, wanted: str, got: object) -> ProviderError:
+    """The failure of one that gives something that its kind does not."""
+    what = f"`{method}` gives {type(got).__name__}, not {wanted}"
+    return ProviderError(provider, what, code="wrong_type", retryable=False, fix="See its kind in docs/plugins/kinds.")

@@ -16,7 +16,7 @@ from rejoinder import events
 from rejoinder.breaker import Breaker
 from rejoinder.events import ServerEvent
 from rejoinder.guard import FAULTS, Late, Quit, bounded
-from rejoinder.manager import Impl, Plugins, Stage
+from rejoinder.manager import MAY_BE_ASYNC, Impl, Plugins, Stage
 from rejoinder.providers import LlmRequest
 
 T = TypeVar("T")
@@ -28,7 +28,6 @@ _FAILURES = 3
 _REST_S, _LONGEST_REST_S = 30.0, 600.0
 STARTUP_S, SHUTDOWN_S, HEALTH_S = 10.0, 5.0, 1.0
 _LONGEST_HEALTH = 500
-_ASYNC = ("before_llm",)
 _BLAMED_S = 1.0
 """So long it is known that a block was a hook's."""
 TO_A_THREAD = "Slow work belongs into a thread: asyncio.to_thread, or ProviderContext.executor."
@@ -190,7 +189,7 @@ class SessionHooks:
         started = time.perf_counter_ns()
         try:
             result = impl(session_id=self._session_id, agent=self.agent, **arguments)
-            if inspect.iscoroutine(result) and impl.hook not in _ASYNC:
+            if inspect.iscoroutine(result) and impl.hook not in MAY_BE_ASYNC:
                 result.close()
                 failure = f"{impl.hook} must not be async: nobody would wait for it."
             elif not (result is None or isinstance(result, kind)):
@@ -199,7 +198,8 @@ class SessionHooks:
             failure = error
         took = time.perf_counter_ns() - started
         self._took(impl, took)
-        if failure is not None or took >= SLOW_S * 1e9 or impl.hook not in _ASYNC or not inspect.isawaitable(result):
+        awaited = failure is None and impl.hook in MAY_BE_ASYNC and inspect.isawaitable(result)
+        if not awaited or took >= SLOW_S * 1e9:
             self._hooks.ended(impl, since, failure, took / 1e9)
         return failure is None, None if failure else result
 

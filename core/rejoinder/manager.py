@@ -130,6 +130,7 @@ class Plugins:
         self._providers: dict[tuple[Kind, str], Provider] | None = None
         self._tools: dict[str, Tool] | None = None
         self._agents: dict[str, Agent] | None = None
+        self._settings: dict[str, type[msgspec.Struct]] | None = None
         self._owners: dict[tuple[str, str], str] = {}
         self._impls: dict[str, tuple[Impl, ...]] = {}
 
@@ -231,6 +232,8 @@ class Plugins:
 
     def settings(self) -> dict[str, type[msgspec.Struct]]:
         """The schemas of sections that belong to no provider and no tool, by name."""
+        if self._settings is not None:
+            return self._settings
         offered = []
         for impl in self.implementations("register_settings"):
             for name, schema in self._items(impl, type, mapped=True):
@@ -242,7 +245,8 @@ class Plugins:
                     )
                 else:
                     offered.append((impl.plugin, name, schema))
-        return self._unique("settings", offered)
+        self._settings = self._unique("settings", offered)
+        return self._settings
 
     def schemas(self) -> dict[str, list[type[msgspec.Struct]]]:
         """The settings of all that is offered, by the name of the section; several may share one."""
@@ -268,7 +272,10 @@ class Plugins:
         return list(self._collect("register_routes", object, runtime=runtime))
 
     def owner(self, kind: str, name: str) -> str:
-        """The plugin that offers the provider (or `tool`, `agent`) of that name; "" if nobody does."""
+        """The plugin that offers the provider of that name; "" if nobody does.
+
+        `kind` may also be `tool`, `agent`, `settings`; and `tools` (a source of them) and `model` once asked for.
+        """
         self._all_providers()
         self.tools()
         self.agents()

@@ -39,7 +39,7 @@ from rejoinder.events import (
     TurnMetrics,
     encode,
 )
-from rejoinder.guard import FAULTS
+from rejoinder.guard import FAULTS, failure_of
 from rejoinder.host import Host, Services
 from rejoinder.ids import new_id
 from rejoinder.journal import Journal
@@ -52,7 +52,6 @@ from rejoinder.stages.chain import SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
 from rejoinder.stages.playout import Playout
-from rejoinder.stages.punctual import failure_of
 from rejoinder.stages.voice import Voice
 from rejoinder.turn import TurnScope
 from rejoinder.turns import signals as turns

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 
 from rejoinder.discovery import OURS
 from rejoinder.manager import Plugins
@@ -139,16 +139,18 @@ class Watchdog:
             # Whoever wakes late itself cannot tell who is to blame.
             punctual, slept_at = now - slept_at < 2 * BEAT_S, now
             if punctual and len(self._stacks) < _MOST_STACKS and now - self._beat_at > NOTICED_S:
-                frame = sys._current_frames().get(loop_thread)
-                if frame is not None:
-                    try:
-                        self._stacks.append(_stack_of(frame))
-                    except Exception:  # noqa: BLE001 - the other thread has gone on, and its frames with it
-                        continue
+                try:
+                    self._stacks.append(_stack_of(loop_thread))
+                except Exception:  # noqa: BLE001 - the other thread has gone on, and its frames with it
+                    continue
 
 
-def _stack_of(frame: FrameType | None) -> traceback.StackSummary:
-    """The stack, innermost last. First only looked at, in one go: while its thread goes on, frames are not safe."""
+def _stack_of(thread: int) -> traceback.StackSummary:
+    """The stack, innermost last. First only looked at, in one go: while its thread goes on, frames are not safe.
+
+    No frame is kept: it would keep alive what its function holds.
+    """
+    frame = sys._current_frames().get(thread)
     seen: list[tuple[CodeType, int]] = []
     while frame is not None and len(seen) < _DEEPEST:
         seen.append((frame.f_code, frame.f_lineno))

@@ -244,6 +244,12 @@ def test_a_broken_plugin_is_named_by_the_rule_it_breaks(at: int, samples: list[t
     assert found[rule].fix
 
 
+def test_settings_that_do_not_fit_are_a_broken_rule(samples: list[tuple[Path, str]]) -> None:
+    found = checked(suite("tts", offering(TTS, bp.Tts), samples, settings={"spedd": 2}))
+    assert found["warm-up"].state == "failed"
+    assert "spedd" in found["warm-up"].what
+
+
 # --- imports, and the command -----------------------------------------------------------------------------------
 
 PLUGIN = """

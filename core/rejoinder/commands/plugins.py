@@ -68,12 +68,12 @@ class PluginReport:
         }
 
 
-def inspect_plugins(settings: Settings) -> list[PluginReport]:
-    """Load every plugin, ask what it offers and read the settings of that; providers are not made."""
+def inspect_plugins(settings: Settings, plugins: Plugins | None = None) -> list[PluginReport]:
+    """Load every plugin (or take `plugins`), ask what it offers and read its settings; providers are not made."""
     from rejoinder.discovery import find_plugins
     from rejoinder.manager import plugins_of
 
-    plugins = plugins_of(settings)
+    plugins = plugins or plugins_of(settings)
     _configure(plugins, settings)
     reports = []
     for name, distribution, version, _ in find_plugins(settings.plugins_dir, settings.plugin_modules):
@@ -276,10 +276,11 @@ def info_command(name: str, as_json: bool) -> None:
     from rejoinder.settings import load_settings
 
     settings = load_settings()
-    reports = {report.name: report for report in inspect_plugins(settings)}
+    plugins = plugins_of(settings)
+    reports = {report.name: report for report in inspect_plugins(settings, plugins)}
     if name not in reports:
         raise UnknownName("plugin", name, reports, fix="`rejoinder plugins list` shows all of them.")
-    report, plugins = reports[name], plugins_of(settings)
+    report = reports[name]
     details = [_describe(offer) for offer in plugins.offers(name)] if report.state != "disabled" else []
     if as_json:
         click.echo(json.dumps({**report.json(), "providers": details}, indent=2))

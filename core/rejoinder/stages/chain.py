@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from rejoinder.audio import ENGINE_RATE, byte_count
 from rejoinder.breaker import Breaker
 from rejoinder.channel import Channel
 from rejoinder.errors import ProviderError, ProviderTimeout, RejoinderError
-from rejoinder.guard import FAULTS
+from rejoinder.guard import FAULTS, failure_of, let_go, wrong_type
 from rejoinder.providers import LlmDelta, LlmProvider, LlmRequest, Prefilling, SttProvider, SttStream, ToolCall
 from rejoinder.settings import Deadlines
-from rejoinder.stages.punctual import CLOSE_S, Closing, failure_of, within, wrong_type
+from rejoinder.stages.punctual import CLOSE_S, Closing, within
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class LlmChain:
                     failure, due = ProviderTimeout(newest.name, f"nothing came for {self._limit_s:g} seconds"), True
                     self._failed(newest.name, waiting[0] if waiting else "", failure)
         finally:
-            await _close(pumps)
+            await let_go((pump.task for pump in pumps), 2 * CLOSE_S)
 
     async def _answer(
         self, name: str, first: LlmDelta, rest: AsyncGenerator[LlmDelta, None]
@@ -232,23 +232,6 @@ class _Pump:
     def cancel(self) -> None:
         """Stop the provider; its stream is closed in its task."""
         self.task.cancel()
-
-
-async def _close(pumps: Iterable[_Pump]) -> None:
-    tasks = {pump.task for pump in pumps if not pump.task.done()}
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return
-    _, left = await asyncio.wait(tasks, timeout=2 * CLOSE_S)
-    for task in left:
-        log.warning("%s ignores its cancellation and is let go", task.get_name())
-        _stragglers.add(task)
-        task.add_done_callback(_stragglers.discard)
-
-
-_stragglers: set[asyncio.Task[None]] = set()
-"""Tasks that swallowed their cancellation; without this reference the loop could lose them."""
 
 
 async def _stream(provider: LlmProvider, request: LlmRequest, name: str) -> AsyncGenerator[LlmDelta, None]:

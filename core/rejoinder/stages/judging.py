@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderTimeout, RejoinderError
-from rejoinder.guard import FAULTS
+from rejoinder.guard import FAULTS, failure_of, wrong_type
 from rejoinder.providers import InterruptionJudge, Judgement, Overlap, TurnDetector, TurnSoFar
-from rejoinder.stages.punctual import failure_of, wrong_type
 
 log = logging.getLogger(__name__)
 TURN_AUDIO_MS = 8000

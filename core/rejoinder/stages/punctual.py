@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from rejoinder.errors import ProviderError, ProviderTimeout
+from rejoinder.guard import failure_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,19 +42,6 @@ async def within(work: Awaitable[T], limit_s: float | None, provider: str) -> T:
             raise
         # Nobody cancelled us: it leaked out of the provider, and must not pass for a cancellation of the reply.
         raise ProviderError(provider, "it cancelled itself") from None
-
-
-def failure_of(error: BaseException, provider: str) -> Exception:
-    """What a plain call into `provider` has raised, as a failure like any other."""
-    if isinstance(error, Exception):
-        return error
-    return ProviderError(provider, f"it raised {type(error).__name__}")
-
-
-def wrong_type(provider: str, method: str, wanted: str, got: object) -> ProviderError:
-    """The failure of one that gives something that its kind does not."""
-    what = f"`{method}` gives {type(got).__name__}, not {wanted}"
-    return ProviderError(provider, what, code="wrong_type", retryable=False, fix="See its kind in docs/plugins/kinds.")
 
 
 class Closing(Generic[T]):

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from rejoinder.audio import SAMPLE_BYTES, Resampler, byte_count, from_float
 from rejoinder.breaker import Breaker
 from rejoinder.errors import ProviderError
+from rejoinder.guard import wrong_type
 from rejoinder.providers import TtsDelta, TtsProvider, WordTime
 from rejoinder.settings import Deadlines
 from rejoinder.stages.chain import Switched, cause_of, log_failure
 from rejoinder.stages.chunker import Chunker
-from rejoinder.stages.punctual import Closing, within, wrong_type
+from rejoinder.stages.punctual import Closing, within
 
 log = logging.getLogger(__name__)
 

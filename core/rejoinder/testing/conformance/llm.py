@@ -12,7 +12,7 @@ from typing import Any
 from rejoinder.errors import RejoinderError
 from rejoinder.providers import LlmRequest, Message, ToolCall, ToolSchema
 from rejoinder.testing.conformance.measure import raised_at, timed_ms
-from rejoinder.testing.conformance.provider import USE_S, Asynchronous, Bad
+from rejoinder.testing.conformance.provider import USE_S, Asynchronous, Bad, check_streaming, closed_ms
 from rejoinder.testing.conformance.rules import NotChecked, Seen, Violation, bounded, rule
 
 SYSTEM = Message("system", "You are a helpful voice assistant. Answer in one or two short spoken sentences.")
@@ -74,12 +74,7 @@ class LlmConformance(Asynchronous):
         stream = provider.stream(self.request(STORY, max_tokens=200))
         async for _ in stream:
             break
-        began = time.perf_counter()
-        await bounded(stream.aclose(), 2.0, "Closing the stream")
-        took = timed_ms(began)
-        async for _ in stream:
-            raise Violation("after `aclose` there comes more", "make `stream` an async generator function")
-        return took
+        return await closed_ms(stream)
 
     async def open_use(self, provider: Any) -> object:
         """A long answer."""
@@ -147,16 +142,7 @@ class LlmConformance(Asynchronous):
                     first_ms = first_ms or timed_ms(began)
                     count += 1
             whole_ms = timed_ms(began)
-        if offer.capabilities.streaming and count < 2:
-            raise Violation(
-                "its capabilities say `streaming=True`, but a long answer comes as one piece",
-                "yield each piece as it is generated, or say `streaming=False`",
-            )
-        if offer.capabilities.streaming is False and count > 1:
-            raise Violation(
-                f"its capabilities say `streaming=False`, but a long answer comes in {count} pieces",
-                "say `Capabilities(streaming=True)`",
-            )
+        check_streaming(offer, count, "answer")
         return Seen(f"{count} pieces, the first after {first_ms:.0f} of {whole_ms:.0f} ms", first_output_ms=first_ms)
 
     @rule

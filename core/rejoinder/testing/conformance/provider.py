@@ -169,7 +169,7 @@ class ProviderConformance(PluginConformance):
         for _ in range(TRIES):
             workshop = Workshop(subject, offer, self.settings)
             try:
-                # If it cannot be made, the rule for `create` says so.
+                # If `create` raises, the rule for that says so.
                 provider: Any = _made(workshop)
                 began = time.perf_counter()
                 blocks.append(await _warmed(subject, offer, provider))
@@ -467,6 +467,34 @@ async def _known(work: Awaitable[Any]) -> None:
         raise
     except Exception:  # noqa: BLE001 - as above
         pass
+
+
+async def closed_ms(stream: Any) -> float:
+    """How long it takes to close an asynchronous generator, in ms; nothing comes of it afterwards."""
+    began = time.perf_counter()
+    await bounded(stream.aclose(), 2.0, "Closing the stream")
+    took = timed_ms(began)
+    async for _ in stream:
+        raise Violation("after `aclose` there comes more", "make `stream` an async generator function")
+    return took
+
+
+def check_streaming(offer: Provider, count: int, what: str) -> None:
+    """Whether a long `what` came in as many pieces as the capabilities say.
+
+    Raises:
+        Violation: it did not.
+    """
+    if offer.capabilities.streaming and count < 2:
+        raise Violation(
+            f"its capabilities say `streaming=True`, but a long {what} comes as one piece",
+            "yield each piece as soon as it is there, or say `streaming=False`",
+        )
+    if offer.capabilities.streaming is False and count > 1:
+        raise Violation(
+            f"its capabilities say `streaming=False`, but a long {what} comes in {count} pieces",
+            "say `Capabilities(streaming=True)`",
+        )
 
 
 async def _ended(task: asyncio.Future[Any], roots: tuple[Any, ...]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from unittest import SkipTest
 
+from rejoinder import guard
 from rejoinder.errors import ConfigError, RejoinderError, sentence
 from rejoinder.testing.conformance.measure import raised_at
 
@@ -195,17 +196,10 @@ async def bounded(work: Awaitable[T], limit_s: float, what: str) -> T:
     Raises:
         Violation: it takes longer than `limit_s`.
     """
-    task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task}, timeout=limit_s)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait({task}, timeout=_LEAVE_S)
-        raise
-    if task.done():
-        return task.result()
-    task.cancel()
-    await asyncio.wait({task}, timeout=_LEAVE_S)
+        return await guard.bounded(work, limit_s, what)
+    except guard.Late:
+        pass
     raise Violation(
         f"{what} was not done within {limit_s:g} s",
         "set a limit to everything you wait for (`asyncio.timeout`), and raise ProviderTimeout when it is over",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ class SttConformance(Asynchronous):
         """A stream; `on_partial` is told of partials."""
         return provider.open(language=self.language, on_partial=on_partial or (lambda text: None))
 
+    @asynccontextmanager
+    async def opened(self, provider: Any) -> AsyncIterator[Any]:
+        """A stream that is closed in the end."""
+        stream = self.open(provider)
+        try:
+            yield stream
+        finally:
+            await stream.close()
+
     async def use(self, provider: Any, number: int = 0) -> str:
         """Transcribe one utterance in a stream of its own."""
         sounds = self.sounds()
@@ -61,13 +71,10 @@ class SttConformance(Asynchronous):
 
     async def transcribe(self, provider: Any, pcm: bytes, size: int = FRAME) -> str:
         """The transcript of `pcm`, fed in pieces of `size` bytes."""
-        stream = self.open(provider)
-        try:
+        async with self.opened(provider) as stream:
             await feed(stream, pcm, size)
             text: str = await stream.flush()
             return text
-        finally:
-            await stream.close()
 
     def differs(self, alone: Any, together: Any) -> str:
         """It must be the same text, but for what happens where two partials meet."""
@@ -75,14 +82,11 @@ class SttConformance(Asynchronous):
 
     async def first_output(self, provider: Any) -> float:
         """From the end of the speech until its transcript."""
-        stream = self.open(provider)
-        try:
+        async with self.opened(provider) as stream:
             await feed(stream, self.sounds()[0])
             began = time.perf_counter()
             await stream.flush()
             return timed_ms(began)
-        finally:
-            await stream.close()
 
     async def open_use(self, provider: Any) -> object:
         """A long utterance."""
@@ -198,16 +202,13 @@ class SttConformance(Asynchronous):
         """`flush` may be repeated, and feeding goes on after it: the next one gives the text of all."""
         pcm = self.sounds()[0]
         async with self.ready() as provider:
-            stream = self.open(provider)
-            try:
+            async with self.opened(provider) as stream:
                 half = len(pcm) // 4 * 2
                 await feed(stream, pcm[:half])
                 await bounded(stream.flush(), USE_S, "`flush`")
                 await feed(stream, pcm[half:])
                 whole = await bounded(stream.flush(), USE_S, "`flush`")
                 again = await bounded(stream.flush(), USE_S, "A second `flush`")
-            finally:
-                await stream.close()
             usual = await bounded(self.transcribe(provider, pcm), USE_S, "A transcript")
         if not _same(whole, again):
             raise Violation(
@@ -226,16 +227,13 @@ class SttConformance(Asynchronous):
         pcm = self.sounds()[0]
         async with self.ready() as provider:
             usual = await bounded(self.transcribe(provider, pcm), USE_S, "A transcript")
-            stream = self.open(provider)
-            try:
+            async with self.opened(provider) as stream:
                 await feed(stream, pcm)
                 flushing = asyncio.create_task(bounded(stream.flush(), USE_S, "`flush`"))
                 while not flushing.done():
                     stream.feed(bytes(audio.byte_count(audio.FRAME_MS, audio.ENGINE_RATE)))
                     await asyncio.wait({flushing}, timeout=audio.FRAME_MS / 1000)
                 text = flushing.result()
-            finally:
-                await stream.close()
         if not _same(usual, text):
             raise Violation(
                 f"with silence fed while `flush` runs the text is {text!r}, without it {usual!r}",
@@ -249,8 +247,7 @@ class SttConformance(Asynchronous):
         sounds = self.sounds()
         first, second = sounds[0], sounds[1 % len(sounds)]
         async with self.ready() as provider:
-            stream = self.open(provider)
-            try:
+            async with self.opened(provider) as stream:
                 await feed(stream, first)
                 stream.reset()
                 nothing = await bounded(stream.flush(), USE_S, "`flush`")
@@ -260,8 +257,6 @@ class SttConformance(Asynchronous):
                 stream.reset()
                 await feed(stream, second)
                 text = await bounded(stream.flush(), USE_S, "`flush`")
-            finally:
-                await stream.close()
             usual = await bounded(self.transcribe(provider, second), USE_S, "A transcript")
         if words(nothing) or not _same(usual, text):
             raise Violation(

@@ -193,7 +193,8 @@ class Workshop:
         Raises:
             ConfigError: the settings do not fit.
         """
-        settings = read_section(self._sections, self.offer.name, self.offer.settings)
+        others = self.subject.plugins.schemas().get(self.offer.name, ())
+        settings = read_section(self._sections, self.offer.name, self.offer.settings, others)
         return ProviderContext(settings, self._models, self._executor, self._llm)
 
     def _executor(self, name: str, workers: int) -> Executor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rejoinder.errors import ProviderRejected, RejoinderError
 from rejoinder.providers import WordTime
 from rejoinder.testing.conformance.measure import timed_ms
-from rejoinder.testing.conformance.provider import Asynchronous, Bad
+from rejoinder.testing.conformance.provider import Asynchronous, Bad, check_streaming, closed_ms
 from rejoinder.testing.conformance.rules import NotChecked, Seen, Violation, bounded, rule
 
 SENTENCE = "The quick brown fox jumps over the lazy dog."
@@ -90,12 +90,7 @@ class TtsConformance(Asynchronous):
         async for item in stream:
             if isinstance(item, bytes):
                 break
-        began = time.perf_counter()
-        await bounded(stream.aclose(), 2.0, "Closing the stream")
-        took = timed_ms(began)
-        async for _ in stream:
-            raise Violation("after `aclose` there comes more", "make `stream` an async generator function")
-        return took
+        return await closed_ms(stream)
 
     async def open_use(self, provider: Any) -> object:
         """Read a long text slowly."""
@@ -221,16 +216,7 @@ class TtsConformance(Asynchronous):
         async with self.ready() as provider:
             found = await bounded(self.speak(provider, LONG), 60, "One use")
         count = len(found.pieces)
-        if offer.capabilities.streaming and count < 2:
-            raise Violation(
-                "its capabilities say `streaming=True`, but a long text comes as one piece",
-                "yield each piece as soon as it is there, or say `streaming=False`",
-            )
-        if offer.capabilities.streaming is False and count > 1:
-            raise Violation(
-                f"its capabilities say `streaming=False`, but a long text comes in {count} pieces",
-                "say `Capabilities(streaming=True)`",
-            )
+        check_streaming(offer, count, "text")
         return Seen(f"{count} pieces")
 
     @rule
