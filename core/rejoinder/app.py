@@ -32,6 +32,7 @@ from rejoinder.session import Session
 from rejoinder.settings import Agent, Settings
 from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
+from rejoinder.store.audit import Audit
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
 from rejoinder.supply import Supply
@@ -79,6 +80,7 @@ class Runtime:
         self.supply = Supply(settings, self.plugins, self.models, self.clock, progress)
         self.breaker = self.supply.breaker
         self.store = Store(settings.database_url, limits=settings.limits)
+        self.audit = Audit(self.store)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
         self.catalog = Catalog(settings, self.plugins, self.store, self._check_agent)
         self.telemetry = Telemetry(

@@ -48,6 +48,19 @@ class AgentChanged(Event, tag="agent.changed"):
     agent_version: int = 0
 
 
+class OperatorTookOver(Event, tag="operator.took_over"):
+    """A person, called `operator`, speaks instead of the agent until `operator.handed_back`."""
+
+    operator: str
+
+
+class OperatorHandedBack(Event, tag="operator.handed_back"):
+    """The agent answers again. `reason` is `handed_back`, or `lost` where the operator was not heard of any more."""
+
+    operator: str
+    reason: Literal["handed_back", "lost"] = "handed_back"
+
+
 class SessionEnded(Event, tag="session.ended"):
     """The last event of a session."""
 
@@ -265,6 +278,8 @@ class Error(Event, tag="error"):
 ServerEvent = (
     SessionStarted
     | AgentChanged
+    | OperatorTookOver
+    | OperatorHandedBack
     | SessionEnded
     | SpeechStarted
     | SpeechPaused

@@ -25,6 +25,7 @@ class Write(enum.IntEnum):
     SPAN = enum.auto()
     INTERRUPTION = enum.auto()
     WEBHOOK_DELIVERY = enum.auto()
+    AUDIT = enum.auto()
     SESSION_STARTED = enum.auto()
     SESSION_METRICS = enum.auto()
     SESSION_ENDED = enum.auto()
@@ -58,6 +59,7 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
         tables.webhook_deliveries,
         ("id", "webhook_id", "type", "payload", "created_at", "next_attempt_at", "attempts"),
     ),
+    Write.AUDIT: (tables.audit, ("at", "actor", "actor_name", "action", "subject", "detail", "address")),
 }
 
 # The columns set, then those that find the row: the order of the values in a tuple.

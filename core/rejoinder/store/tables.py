@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -64,6 +65,9 @@ sessions = Table(
     Column("input_rate", Integer, nullable=False),
     Column("output_rate", Integer, nullable=False),
     Column("metrics", JSON),
+    # How its first client came (`websocket`, `sse`, `rest` ...), and its User-Agent; a stranger wrote the latter.
+    Column("channel", String),
+    Column("client", Text),
     Index(None, "started_at"),
     Index(None, "agent", "id"),
     Index(None, "room_id"),
@@ -91,6 +95,8 @@ turns = Table(
     Column("providers", JSON),
     Column("hooks", JSON),
     Index(None, "session_id", "number"),
+    # Latency over a time is asked for all sessions together.
+    Index(None, "committed_at"),
 )
 
 tool_calls = Table(
@@ -161,6 +167,41 @@ interruptions = Table(
     Column("at", BigInteger, nullable=False),
 )
 
+llm_requests = Table(
+    "llm_requests",
+    metadata,
+    # What the LLM was sent for a reply, exactly; `position` counts its rounds from 0.
+    Column("reply_id", String, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    _session(),
+    _turn(),
+    Column("at", BigInteger, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("tools", JSON, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("temperature", Float, nullable=False),
+    Index(None, "session_id"),
+)
+
+recordings = Table(
+    "recordings",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    # Relative to the folder of recordings; None once the sound has been deleted.
+    Column("file", String),
+    Column("rate", Integer, nullable=False),
+    # The wall clock of its first sample, so that events (`at`) have their place in it.
+    Column("started_at", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger),
+    Column("bytes", BigInteger),
+    # None: kept until somebody deletes it.
+    Column("expires_at", BigInteger),
+    Column("deleted_at", BigInteger),
+    Column("deleted_by", String),
+    Index(None, "expires_at"),
+)
+
 # -- what operators define, and who may do what
 
 agents = Table(
@@ -188,6 +229,94 @@ api_keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String, primary_key=True),
+    # As it is typed at the login; lower case.
+    Column("name", String, nullable=False, unique=True),
+    Column("role", String, nullable=False),
+    # argon2id; None until the link that was sent has been used.
+    Column("password", String),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("disabled_at", BigInteger),
+    Column("last_login_at", BigInteger),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    # SHA-256 of the cookie's token, in hex.
+    Column("hash", String, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    # What a page must send along with whatever changes something.
+    Column("csrf", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    # When the password was typed last: what is dangerous asks for it again.
+    Column("proved_at", BigInteger, nullable=False),
+    Column("address", String, nullable=False),
+    Column("client", Text, nullable=False),
+    Index(None, "user_id"),
+    Index(None, "expires_at"),
+)
+
+login_links = Table(
+    "login_links",
+    metadata,
+    # SHA-256 of the token in a link that is good once.
+    Column("hash", String, primary_key=True),
+    # None: whoever uses it makes the first account.
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE")),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Index(None, "user_id"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    # Who did what; rows are only ever added. No foreign keys: it outlives what it tells of.
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("actor_name", String, nullable=False),
+    Column("action", String, nullable=False),
+    # The id or name of what it was done to.
+    Column("subject", String, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("address", String, nullable=False),
+    Index(None, "at"),
+    Index(None, "subject"),
+)
+
+plugin_settings = Table(
+    "plugin_settings",
+    metadata,
+    # Of [plugins.NAME], as far as neither the file nor the environment says otherwise.
+    Column("name", String, primary_key=True),
+    Column("values", JSON, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("updated_by", String, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    # The processes on this database; each writes its own row now and then, and removes it when it stops.
+    Column("id", String, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("stats", JSON, nullable=False),
 )
 
 secrets = Table(
