@@ -20,8 +20,8 @@ from rejoinder.store.store import Store
 
 Scope = Literal["read", "listen", "talk", "control", "agents", "admin"]
 """read: sessions, transcripts, metrics. listen: hear calls, live and recorded. talk: rooms, sessions, the OpenAI
-endpoints. control: steer any session. agents: define agents and what they know. admin: keys, webhooks, accounts, and all
-the others."""
+endpoints. control: steer any session. agents: define agents and what they know. admin: keys, webhooks, accounts, and
+all the others."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 Role = Literal["speaker", "listener", "operator"]
 """What a room token allows in its room: a listener reads and hears, a speaker also talks, an operator also steers."""
