@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
 from rejoinder.ids import new_id
-from rejoinder.providers import Message, ToolCall, WordTime
+from rejoinder.providers import LlmRequest, Message, ToolCall, WordTime
 
 _CHARS_PER_SECOND = 15.0
 """A common pace of speech; used for the chunk whose audio was cut before its length was known."""
@@ -116,6 +116,15 @@ class ToolRound:
 
 
 @dataclass(slots=True)
+class Sent:
+    """A request to the LLM as it was sent, when (Unix ms), and who answered ("": nobody did)."""
+
+    request: LlmRequest
+    at: int
+    provider: str = ""
+
+
+@dataclass(slots=True)
 class Entry:
     """One turn: what the user said (None where the agent spoke first) and the reply to it."""
 
@@ -126,6 +135,8 @@ class Entry:
     text: str = ""
     segments: list[Segment] = field(default_factory=list)
     rounds: list[ToolRound] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    """What the LLM was sent for it; kept only until it is over."""
     heard_text: str = ""
     thinking: bool = False
     """The LLM is not done with it: there is more to say than `text`."""
@@ -180,21 +191,60 @@ class Entry:
         return " ".join(filter(None, texts)).strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Whisper:
+    """What the agent was told between two turns, and nobody heard."""
+
+    text: str
+
+
 class Journal:
-    """The newest `keep` turns of a conversation, oldest first."""
+    """The newest `keep` turns of a conversation and what was whispered between them, oldest first."""
 
     def __init__(self, keep: int = 100) -> None:
-        self._entries = deque[Entry](maxlen=keep)
+        self._items = deque[Entry | Whisper](maxlen=keep)
+
+    @property
+    def _entries(self) -> Iterator[Entry]:
+        """The turns, newest first."""
+        return (item for item in reversed(self._items) if isinstance(item, Entry))
 
     def propose(self, turn_id: str, reply_id: str, user_text: str | None) -> Entry:
         """A new entry that leaves no trace until it is committed."""
         return Entry(turn_id, reply_id, user_text)
 
-    def commit(self, entry: Entry) -> None:
-        """The user's turn is over: `entry` is part of the conversation."""
-        if entry.state == "proposed":
-            entry.state = "committed"
-            self._entries.append(entry)
+    def commit(self, entry: Entry) -> bool:
+        """The user's turn is over: `entry` is part of the conversation. Whether it was not so before."""
+        if entry.state != "proposed":
+            return False
+        entry.state = "committed"
+        self._items.append(entry)
+        return True
+
+    def keep(self, turn_id: str, user_text: str) -> None:
+        """The user's turn is part of the conversation, and is not answered (yet)."""
+        self._items.append(Entry(turn_id, "", user_text, "finished"))
+
+    def reopen(self, reply_id: str) -> Entry:
+        """The user's last turn, of which nothing was answered, is answered now; what its tools have done stays known.
+
+        It comes after what was whispered since, so that it is still the last that the LLM reads.
+        """
+        former = next((entry for entry in self._entries if entry.user_text is not None), None)
+        if former is None:
+            # So much was said since that it is forgotten.
+            former = Entry(new_id("turn"), "", None)
+        else:
+            self._items.remove(former)
+        # Of what its calls were announced with nothing was heard; a call that still runs writes into its old results.
+        rounds = [replace(tool_round, said="") for tool_round in former.rounds]
+        entry = Entry(former.turn_id, reply_id, former.user_text, "committed", rounds=rounds)
+        self._items.append(entry)
+        return entry
+
+    def whisper(self, text: str) -> None:
+        """From now on the agent knows `text`."""
+        self._items.append(Whisper(text))
 
     def call(self, entry: Entry, calls: Iterable[ToolCall], said: str) -> ToolRound:
         """Note that the model made `calls` after it had `said` something; in the history an id names one call.
@@ -228,10 +278,13 @@ class Journal:
 
     def last_heard(self) -> str:
         """What the user last heard of the agent; "" before it said anything."""
-        return next((entry.heard_text for entry in reversed(self._entries) if entry.heard_text), "")
+        return next((entry.heard_text for entry in self._entries if entry.heard_text), "")
 
     def messages(self, instructions: str, limit: int, current: Entry | None = None) -> tuple[Message, ...]:
         """What the LLM is sent: the instructions, then the newest turns within about `limit` messages, then `current`.
+
+        What was whispered stands, as a system message, where it came between the turns; it is no part of any, and stays
+        as long as they would. What came since `current` began stands before that: a prompt ends with what is answered.
 
         Well-formed always: a tool result follows its call, no call is without one, no id names two calls, a turn is
         never cut in two. Where the user did not hear all of a reply, a note ends what they heard; a reply of which
@@ -240,10 +293,10 @@ class Journal:
         tail = _messages_of(current) if current else []
         turns: list[list[Message]] = []
         count = len(tail)
-        for entry in reversed(self._entries):
-            if entry is current:
+        for item in reversed(self._items):
+            if item is current:
                 continue
-            messages = _messages_of(entry)
+            messages = [Message("system", item.text)] if isinstance(item, Whisper) else _messages_of(item)
             count += len(messages)
             if count > limit:
                 break

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rejoinder.settings import TurnPolicy
-from rejoinder.turns.machine import BROKE_OFF, TurnMachine
+from rejoinder.turns.machine import BROKE_OFF, LEASE_S, TurnMachine
 from rejoinder.turns.policy import end_silence_s
 from rejoinder.turns.signals import (
+    Answer,
     ArmTimer,
     AudienceChanged,
     CancelReply,
@@ -24,10 +25,12 @@ from rejoinder.turns.signals import (
     End,
     EndAsked,
     EndUtterance,
+    HandedBack,
     Hold,
     Input,
     InterruptAsked,
     JudgeOverlap,
+    KeepTurn,
     OverlapJudged,
     Propose,
     ReplyHeard,
@@ -38,7 +41,9 @@ from rejoinder.turns.signals import (
     SpeechBegan,
     SpeechPaused,
     StopTimer,
+    TakenOver,
     TellInterruption,
+    TellOperator,
     TellSpeech,
     TellTimeout,
     TimerFired,
@@ -46,6 +51,7 @@ from rejoinder.turns.signals import (
     TranscriptReady,
     TurnJudged,
     UserWrote,
+    Whispered,
 )
 
 EXAMPLES = int(os.environ.get("REJOINDER_TEST_EXAMPLES", "6000"))
@@ -363,6 +369,100 @@ def test_a_turn_without_end_is_ended() -> None:
     assert turns.user == "done"
 
 
+GRACE = TakenOver("Grace")
+BACK = HandedBack("Grace")
+
+
+def test_an_operator_stops_the_agent_and_what_the_user_says_is_kept_without_an_answer() -> None:
+    turns = machine()
+    play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)))
+    assert play(turns, (2.0, GRACE)) == [TellOperator(GRACE), CancelReply(1, "interrupted")]
+    commands = play(
+        turns,
+        (3.0, SpeechBegan()),
+        (4.1, SpeechPaused(4.0)),
+        (4.2, TranscriptReady(1, "hello?")),
+        (4.3, TimerFired("end_of_turn")),
+        (5.0, UserWrote("anybody?")),
+    )
+    assert commands == [Transcribe(2, 1), KeepTurn(2, "hello?"), EndUtterance(), KeepTurn(3, "anybody?")]
+    assert play(turns, (6.0, BACK)) == [TellOperator(BACK), Answer(2, 3)]
+
+
+def test_what_was_being_prepared_when_an_operator_comes_leaves_no_trace() -> None:
+    turns = machine()
+    play(turns, (1.0, SpeechBegan()), (2.12, SpeechPaused(2.0)), (2.2, TranscriptReady(1, "hello")))
+    assert play(turns, (2.22, GRACE)) == [TellOperator(GRACE), Discard(1)]
+    assert play(turns, (2.3, TimerFired("end_of_turn"))) == [KeepTurn(1, "hello"), EndUtterance()]
+
+
+def test_after_hand_back_nothing_is_answered_twice() -> None:
+    turns = machine()
+    play(turns, (1.0, GRACE), (2.0, UserWrote("hi")), (3.0, SayAsked("Hello.")), (3.1, ReplyHeard(1)))
+    assert play(turns, (5.0, ReplyOver(1)), (6.0, BACK)) == [TellOperator(BACK)]
+    turns = machine()
+    play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)), (2.0, GRACE))
+    assert play(turns, (6.0, BACK)) == [TellOperator(BACK)]
+
+
+def test_an_answer_that_the_operator_stopped_unheard_is_given_after_hand_back() -> None:
+    turns = machine()
+    play(turns, (1.0, UserWrote("hi")), (1.1, GRACE))
+    assert play(turns, (2.0, BACK)) == [TellOperator(BACK), Answer(2, 1)]
+
+
+def test_the_agent_answers_what_the_operators_failing_words_did_not() -> None:
+    turns = machine()
+    play(turns, (1.0, GRACE), (2.0, UserWrote("hi")), (3.0, SayAsked("Hello.")))
+    assert play(turns, (3.1, BACK)) == [TellOperator(BACK)], "it may still be heard"
+    assert play(turns, (4.0, ReplyOver(1, failed=True))) == [Answer(2, 1)]
+
+
+def test_a_turn_that_ends_after_hand_back_is_answered_and_a_cough_keeps_no_answer_back() -> None:
+    turns = machine()
+    play(turns, (1.0, GRACE), (2.0, SpeechBegan()), (3.0, BACK), (4.1, SpeechPaused(4.0)))
+    commands = play(turns, (4.2, TranscriptReady(1, "are you there")), (4.3, TimerFired("end_of_turn")))
+    assert commands == [Propose(1, 1, "are you there"), Commit(1, 1, speculated=True), EndUtterance()]
+
+    turns = machine()
+    play(turns, (1.0, GRACE), (2.0, UserWrote("hi")), (3.0, SpeechBegan()), (3.1, BACK), (3.3, SpeechPaused(3.2)))
+    commands = play(turns, (3.4, TranscriptReady(1, "")), (3.5, TimerFired("end_of_turn")))
+    assert commands == [DropTurn(2, failed=False), EndUtterance(), Answer(1, 1)]
+
+
+def test_an_operator_who_is_not_heard_of_is_lost() -> None:
+    turns = machine()
+    assert timer(turns.handle(GRACE, 1.0), "lease") == 1.0 + LEASE_S
+    commands = turns.handle(GRACE, 20.0)
+    assert timer(commands, "lease") == 20.0 + LEASE_S
+    assert not [command for command in commands if isinstance(command, TellOperator)], "told once"
+    assert play(turns, (20.0 + LEASE_S, TimerFired("lease"))) == [TellOperator(HandedBack("Grace", "lost"))]
+    assert play(turns, (51.0, BACK)) == [], "they had lost it already"
+
+
+def test_while_an_operator_speaks_there_are_no_nudges_and_no_apologies() -> None:
+    turns = machine(nudge_after_ms=5000)
+    play(turns, (0.0, AudienceChanged(True)))
+    assert StopTimer("silence") in turns.handle(GRACE, 1.0)
+    play(turns, (2.0, SpeechBegan()), (4.1, SpeechPaused(4.0)), (4.3, TimerFired("end_of_turn")))
+    assert play(turns, (12.0, TimerFired("transcript"))) == [DropTurn(1, failed=True), EndUtterance()]
+    assert timer(turns.handle(BACK, 20.0), "silence") == 25.0
+
+
+def test_a_tool_cannot_end_what_an_operator_has_taken_over_but_others_can() -> None:
+    turns = machine()
+    assert play(turns, (1.0, GRACE), (2.0, EndAsked("agent_ended", after_reply=True))) == [TellOperator(GRACE)]
+    assert play(turns, (3.0, EndAsked("client_ended"))) == [End("client_ended")]
+
+
+def test_a_reply_that_is_being_prepared_is_prepared_anew_with_what_was_whispered() -> None:
+    turns = machine()
+    play(turns, (1.0, SpeechBegan()), (2.12, SpeechPaused(2.0)), (2.2, TranscriptReady(1, "hello")))
+    assert play(turns, (2.21, Whispered("Be kind."))) == [Discard(1), Propose(2, 1, "hello")]
+    assert play(turns, (2.3, TimerFired("end_of_turn"))) == [Commit(2, 1, speculated=True), EndUtterance()]
+    assert play(turns, (2.4, Whispered("Be brief."))) == [], "a committed one goes on"
+
+
 @dataclass
 class World:
     """Plays everybody else: fires timers that are due, and checks the rules at every step."""
@@ -374,6 +474,9 @@ class World:
     live: int | None = None
     epoch: int = 0
     attempt: int = 0
+    asked: int = 0
+    heard: bool = False
+    """Something was, since the turn `asked`."""
     over: bool = False
     level: str = "full"
 
@@ -381,10 +484,16 @@ class World:
         if isinstance(event, ReplyOver) and event.epoch == self.live:
             self.live = None
             self.level = "full"
+        if isinstance(event, ReplyHeard) and event.epoch == self.live:
+            self.heard = True
         for command in self.turns.handle(event, self.now):
             self.check(command)
         if self.over:
             return
+        if self.turns.operator is not None:
+            assert "lease" in self.timers, "nobody notices that the operator is gone"
+            assert self.proposed is None, "prepared in vain"
+            assert "silence" not in self.timers
         if self.turns.user in ("pausing", "done"):
             assert {"end_of_turn", "transcript"} & self.timers.keys(), "nobody ends this wait"
         if self.turns.user == "speaking":
@@ -405,18 +514,34 @@ class World:
             case StopTimer(name):
                 self.timers.pop(name, None)
             case Propose(epoch, _, text):
+                assert self.turns.operator is None, "the agent prepares what it may not say"
                 assert self.proposed is None, "two replies at once"
                 assert self.live is None, "two replies at once"
                 assert text.strip()
                 assert epoch > self.epoch
                 self.epoch = self.proposed = epoch
-            case Commit(epoch):
+            case Commit(epoch, turn):
                 assert epoch == self.proposed
                 self.proposed, self.live = None, epoch
+                self.asked, self.heard = turn, False
             case Discard(epoch):
                 assert epoch == self.proposed
                 self.proposed = None
-            case Say(epoch):
+            case KeepTurn(turn, text):
+                self.asked, self.heard = turn, False
+                assert self.turns.operator is not None, "a turn that nobody answers"
+                assert text.strip()
+            case Answer(epoch, turn):
+                assert self.turns.operator is None
+                assert self.turns.user == "silent"
+                assert self.proposed is None, "two replies at once"
+                assert self.live is None, "two replies at once"
+                assert turn == self.asked, "not the last turn"
+                assert not self.heard, "answered twice"
+                assert epoch > self.epoch
+                self.epoch = self.live = epoch
+            case Say(epoch, purpose=purpose):
+                assert purpose == "asked" or self.turns.operator is None
                 assert self.proposed is None, "two replies at once"
                 assert self.live is None, "two replies at once"
                 assert epoch > self.epoch
@@ -470,6 +595,9 @@ steps = st.one_of(
     st.just("say"),
     st.just("heard"),
     st.tuples(st.just("over"), st.integers(-1, 0), st.booleans()),
+    st.tuples(st.just("took over"), st.sampled_from(["Grace", "Ada"])),
+    st.just("handed back"),
+    st.just("whispered"),
     st.tuples(st.just("end"), st.booleans()),
     st.tuples(st.just("wait"), st.floats(0.0, 9.0)),
 )
@@ -513,6 +641,12 @@ def test_whatever_happens_there_is_one_reply_at_most_and_a_way_out(script: list[
                 world.give(ReplyHeard(world.epoch))
             case ("over", int(back), bool(failed)):
                 world.give(ReplyOver(world.epoch + back, failed))
+            case ("took over", str(operator)):
+                world.give(TakenOver(operator))
+            case "handed back":
+                world.give(BACK)
+            case "whispered":
+                world.give(Whispered("psst"))
             case ("end", bool(after)):
                 world.give(EndAsked("test", after))
             case ("wait", float(seconds)):
@@ -522,6 +656,8 @@ def test_whatever_happens_there_is_one_reply_at_most_and_a_way_out(script: list[
     assert world.over or world.turns.user == "silent"
     assert world.over or world.turns.reply is None or world.turns.reply.state == "heard"
     assert world.proposed is None
+    assert world.over or world.turns.operator is None
+    assert world.over or world.turns.reply or world.turns._unanswered is None, "the user waits for ever"
 
 
 @pytest.mark.parametrize("state", ["began", "paused", "done"])

@@ -5,6 +5,9 @@ still to come). Beside that there is at most one reply: proposed (prepared, unhe
 heard (its first output left). Where the user speaks while a reply is committed or heard, an overlap is open until it
 is clear whether they mean to interrupt: the reply is ducked first, then held, then cancelled or resumed.
 
+While an operator has taken over, nothing is prepared and nobody answers: turns are kept, and what is said is what the
+operator wants to be said. Somebody who has taken over has to be heard of (`LEASE_S`), or the agent answers again.
+
 Every state that waits for somebody else has a timer. The vocabulary is in `signals.py`.
 """
 
@@ -16,6 +19,7 @@ from typing import Literal
 from rejoinder.settings import TurnPolicy
 from rejoinder.turns.policy import UNLIKELY, end_silence_s
 from rejoinder.turns.signals import (
+    Answer,
     ArmTimer,
     AudienceChanged,
     CancelReply,
@@ -27,10 +31,12 @@ from rejoinder.turns.signals import (
     End,
     EndAsked,
     EndUtterance,
+    HandedBack,
     Hold,
     Input,
     InterruptAsked,
     JudgeOverlap,
+    KeepTurn,
     OverlapJudged,
     Propose,
     Purpose,
@@ -42,7 +48,9 @@ from rejoinder.turns.signals import (
     SpeechBegan,
     SpeechPaused,
     StopTimer,
+    TakenOver,
     TellInterruption,
+    TellOperator,
     TellSpeech,
     TellTimeout,
     TimerFired,
@@ -51,6 +59,7 @@ from rejoinder.turns.signals import (
     TranscriptReady,
     TurnJudged,
     UserWrote,
+    Whispered,
 )
 
 NOT_UNDERSTOOD = "Sorry, I did not catch that."
@@ -58,6 +67,8 @@ NOT_ANSWERED = "Sorry, I cannot answer right now."
 BROKE_OFF = "Sorry, I lost the thread. Please ask me again."
 PHRASES = (NOT_UNDERSTOOD, NOT_ANSWERED, BROKE_OFF)
 """What is said when something fails; worth having ready."""
+LEASE_S = 30.0
+"""An operator who is not heard of for this long is lost."""
 
 _VERDICT_S = 0.15
 """Judges that have not answered by then leave the question open: the agent falls silent until they have."""
@@ -115,6 +126,10 @@ class TurnMachine:
         self._hears = False
         self._awaiting_user = False
         self._nudged = 0
+        self.operator: str | None = None
+        """Who speaks instead of the agent."""
+        self._unanswered: int | None = None
+        """The user's last turn, if nobody has said anything since because of an operator."""
         self._out: list[Command] = []
         self.ended = False
 
@@ -138,6 +153,7 @@ class TurnMachine:
                 self._turn += 1
                 self._commit(self._turn, text, now)
             case InterruptAsked():
+                self._unanswered = None
                 self._stop_reply("interrupted")
             case SayAsked(text=text):
                 self._stop_reply("interrupted")
@@ -145,18 +161,23 @@ class TurnMachine:
             case ReplyHeard(epoch):
                 if self.reply and self.reply.epoch == epoch and self.reply.state == "committed":
                     self.reply.state = "heard"
+                    self._unanswered = None
                     self._do(StopTimer("first_output"))
             case ReplyOver(epoch, failed):
                 self._reply_over(epoch, failed, now)
             case AudienceChanged(hears):
                 self._hears = hears
+            case TakenOver(operator):
+                self._taken_over(operator, now)
+            case HandedBack():
+                self._handed_back(event)
+            case Whispered():
+                self._prepare_anew()
             case EndAsked(reason, after_reply):
-                if after_reply and self.reply and self.reply.state != "proposed":
-                    self._end_reason = reason
-                else:
-                    self._end(reason)
+                self._end_asked(reason, after_reply)
             case TimerFired(name):
                 self._timer(name, now)
+        self._answer_what_is_left(now)
         self._watch_silence(now)
         return self._out
 
@@ -221,9 +242,17 @@ class TurnMachine:
 
     def _speculate(self) -> None:
         policy = self._policy
-        if policy.speculate and self._text and self.reply is None and self._speculations < policy.max_speculations:
+        if self.operator is not None or not policy.speculate:
+            return
+        if self._text and self.reply is None and self._speculations < policy.max_speculations:
             self._speculations += 1
             self._propose(self._speech_turn, self._text)
+
+    def _prepare_anew(self) -> None:
+        """A reply that is not committed yet was prepared without something that the agent is to know."""
+        if self.reply and self.reply.state == "proposed":
+            self._discard_proposal()
+            self._speculate()
 
     def _turn_is_over(self, now: float) -> None:
         """The end-of-turn silence has passed, or the turn is too long."""
@@ -249,7 +278,8 @@ class TurnMachine:
             self._discard_proposal()
             mumbled = not self._failed and not self._text and self._last_speech_at - self._began_at >= _MUMBLE_S
             self._do(DropTurn(self._speech_turn, self._failed, mumbled))
-            if self.reply is None and (self._failed or (mumbled and not self._apologised)):
+            sorry = self._failed or (mumbled and not self._apologised)
+            if sorry and self.reply is None and self.operator is None:
                 self._apologised = True
                 self._say(NOT_UNDERSTOOD, now, "apology")
         self._forget_transcript()
@@ -376,6 +406,11 @@ class TurnMachine:
         self._apologised = False
         if self.reply and (self.reply.state != "proposed" or self.reply.turn != turn):
             self._stop_reply("interrupted")
+        if self.operator is not None:
+            self._unanswered = turn
+            self._do(KeepTurn(turn, text))
+            return
+        self._unanswered = None
         speculated = self.reply is not None
         if self.reply is None:
             self._propose(turn, text)
@@ -405,6 +440,8 @@ class TurnMachine:
             return
         unheard = reply.state == "committed"
         self.reply = None
+        if not failed:
+            self._unanswered = None
         self._close_overlap()
         self._do(StopTimer("first_output"))
         if self._end_reason is not None:
@@ -430,7 +467,50 @@ class TurnMachine:
             self._do(Discard(self.reply.epoch))
             self.reply = None
 
+    # -- an operator instead of the agent
+
+    def _taken_over(self, operator: str, now: float) -> None:
+        self._do(ArmTimer("lease", now + LEASE_S))
+        if self.operator == operator:
+            return
+        first, self.operator = self.operator is None, operator
+        self._do(TellOperator(TakenOver(operator)))
+        if not first:
+            return
+        if self.reply and self.reply.state == "committed" and not self.reply.fixed:
+            # Nothing of the answer was heard.
+            self._unanswered = self.reply.turn
+        self._do(StopTimer("speculate"))
+        self._stop_reply("interrupted")
+
+    def _handed_back(self, event: HandedBack) -> None:
+        if self.operator is None:
+            return
+        self.operator = None
+        self._nudged = 0
+        self._do(StopTimer("lease"), TellOperator(event))
+
+    def _answer_what_is_left(self, now: float) -> None:
+        """The operator has left the user without an answer: the agent gives it, once nobody speaks."""
+        turn = self._unanswered
+        if turn is None or self.operator is not None or self.reply or self.user != "silent" or self.ended:
+            return
+        self._unanswered = None
+        self._epoch += 1
+        self.reply = _Reply(self._epoch, turn, "committed")
+        self._do(Answer(self._epoch, turn))
+        self._await_output(now)
+
     # -- time and the end
+
+    def _end_asked(self, reason: str, after_reply: bool) -> None:
+        if after_reply and self.operator is not None:
+            # A tool of the agent wants it, in a reply that the operator has stopped.
+            return
+        if after_reply and self.reply and self.reply.state != "proposed":
+            self._end_reason = reason
+        else:
+            self._end(reason)
 
     def _timer(self, name: TimerName, now: float) -> None:
         match name:
@@ -452,6 +532,8 @@ class TurnMachine:
             case "silence" if self._awaiting_user:
                 self._awaiting_user = False
                 self._nudge(now)
+            case "lease" if self.operator is not None:
+                self._handed_back(HandedBack(self.operator, "lost"))
 
     def _no_transcript(self, now: float) -> None:
         if self.overlap:
@@ -489,6 +571,7 @@ class TurnMachine:
             return
         after = self._policy.nudge_after_ms
         waiting = self.user == "silent" and self.reply is None and self._hears and after is not None
+        waiting = waiting and self.operator is None
         if waiting and not self._awaiting_user:
             self._do(ArmTimer("silence", now + (after or 0) / 1000))
         elif self._awaiting_user and not waiting:

@@ -98,8 +98,30 @@ class AudienceChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The person called `operator` speaks instead of the agent; said again each time that they are heard of."""
+
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The agent answers again; `lost`: because `operator` was not heard of any more."""
+
+    operator: str
+    reason: Literal["handed_back", "lost"] = "handed_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Whispered:
+    """The agent is to know `text`, which nobody hears."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndAsked:
-    """The session is to end: now, or (`after_reply`) once the current reply has been heard."""
+    """The session is to end: now, or (`after_reply`, as the agent wants it) once the current reply has been heard."""
 
     reason: str
     after_reply: bool = False
@@ -114,13 +136,13 @@ class TimerFired:
 
 Input = (
     SpeechBegan | SpeechPaused | TranscriptReady | TurnJudged | OverlapJudged | UserWrote | InterruptAsked | SayAsked
-    | ReplyHeard | ReplyOver | AudienceChanged | EndAsked | TimerFired
+    | ReplyHeard | ReplyOver | AudienceChanged | TakenOver | HandedBack | Whispered | EndAsked | TimerFired
 )  # fmt: skip
 
 # --- commands: what to do ---------------------------------------------------------------------------------------
 
 TimerName = Literal[
-    "end_of_turn", "transcript", "first_output", "max_turn", "overlap", "verdict", "silence", "speculate"
+    "end_of_turn", "transcript", "first_output", "max_turn", "overlap", "verdict", "silence", "speculate", "lease"
 ]
 Purpose = Literal["asked", "apology", "nudge", "goodbye"]
 
@@ -235,6 +257,29 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepTurn:
+    """The turn is over and part of the conversation; an operator has it, so the agent does not answer."""
+
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer the user's last turn now, which is part of the conversation already (committed from the start)."""
+
+    epoch: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellOperator:
+    """Publish that an operator has taken over or handed back."""
+
+    what: TakenOver | HandedBack
+
+
+@dataclass(frozen=True, slots=True)
 class DropTurn:
     """The turn held no words, or none for the agent, or they could not be had (`failed`): it never happened.
 
@@ -282,5 +327,6 @@ class End:
 
 Command = (
     TellSpeech | Transcribe | JudgeOverlap | Duck | Hold | Resume | TellInterruption | Propose | Commit | Discard
-    | CancelReply | Say | DropTurn | EndUtterance | TellTimeout | ArmTimer | StopTimer | End
+    | CancelReply | Say | KeepTurn | Answer | TellOperator | DropTurn | EndUtterance | TellTimeout | ArmTimer
+    | StopTimer | End
 )  # fmt: skip
