@@ -7,12 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: setup run test check bench clean
 
-setup: $(VENV)/.dev models
+setup: $(VENV)/.dev models web
 
-run: $(VENV)/.run models
+run: $(VENV)/.run models web
 	$(BIN)/rejoinder serve $(ARGS)
 
-test: $(VENV)/.dev models .speech/transcripts.tsv
+test: $(VENV)/.dev models web .speech/transcripts.tsv
 	$(BIN)/rejoinder models pull smart-turn
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
@@ -32,6 +32,11 @@ bench: $(VENV)/.dev models .speech/transcripts.tsv
 models: $(VENV)/.run
 	$(BIN)/rejoinder models pull
 
+# The pages and the browser client (admin/web), if their sources have changed; by npm, or by one out of a Python package.
+.PHONY: web
+web: $(VENV)/bin/python
+	$(BIN)/python admin/web/build.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet 'pip>=25.1'
@@ -49,7 +54,7 @@ $(VENV)/.dev: $(VENV)/.run
 	-$(BIN)/python tests/fetch_speech.py .speech
 
 clean:
-	rm -rf $(VENV) .speech build dist
+	rm -rf $(VENV) .speech build dist admin/web/node_modules admin/rejoinder_admin/web
 
 # Renew the pins: the newest versions that pyproject.toml allows, in an environment of their own.
 .PHONY: lock

@@ -1,17 +1,36 @@
 // The pages: /admin (panel.html) and /talk (talk.html), with hashed assets under /ui/assets.
-import { defineConfig } from "vite";
+import { existsSync, readdirSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
+import { defineConfig, type Plugin } from "vite";
+
+const pages = ["panel", "talk"].filter((name) => existsSync(join(import.meta.dirname, `${name}.html`)));
+
+/** Removes what former builds left under assets/; the files of vite.client.config.ts beside it stay. */
+function withoutOldAssets(): Plugin {
+  return {
+    name: "without-old-assets",
+    writeBundle({ dir }, bundle) {
+      const folder = join(dir ?? "", "assets");
+      const made = new Set(Object.keys(bundle).map((name) => basename(name)));
+      for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+        if (!made.has(name)) rmSync(join(folder, name));
+      }
+    },
+  };
+}
 
 export default defineConfig({
   base: "/ui/",
   publicDir: false,
-  esbuild: { jsx: "automatic", jsxImportSource: "preact" },
+  oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
+  plugins: [withoutOldAssets()],
   build: {
     outDir: "../rejoinder_admin/web",
-    emptyOutDir: true,
+    emptyOutDir: false,
     target: "es2022",
     // data: URLs are kept out by the Content-Security-Policy.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    rollupOptions: { input: { panel: "panel.html", talk: "talk.html" } },
+    rollupOptions: { input: Object.fromEntries(pages.map((name) => [name, `${name}.html`])) },
   },
 });
