@@ -47,10 +47,48 @@ TYPES: dict[str, ProblemType] = {
     ),
     # Who asks, and how often.
     "unauthorized": ProblemType(
-        401, "Not known here", "The API key, room token or ticket is missing, wrong, used up, revoked or has expired."
+        401,
+        "Not known here",
+        "The API key, room token, ticket or login is missing, wrong, used up, revoked or has expired.",
     ),
     "forbidden": ProblemType(
-        403, "Not allowed", "The key lacks a scope, or the token's role or session does not cover this."
+        403, "Not allowed", "The key lacks a scope, or the role of the token or account does not cover this."
+    ),
+    "csrf": ProblemType(
+        403,
+        "Not from the server's own page",
+        "A login's cookie counts for requests of the server's own pages, with the header `X-CSRF-Token` for whatever "
+        "is not GET. Programs use an API key.",
+    ),
+    "prove_password": ProblemType(
+        403,
+        "The password once more",
+        "Who is logged in types it again before changing keys, accounts or settings (`POST /admin/api/prove`); it "
+        "holds for ten minutes.",
+    ),
+    "bad_login": ProblemType(
+        401, "Wrong name or password", "It is not said which, nor whether there is such an account."
+    ),
+    "wrong_password": ProblemType(403, "Wrong password", "It is that of the account which is logged in."),
+    "login_delayed": ProblemType(
+        429, "Too many wrong passwords", "Each one more makes the next wait longer, up to a minute; see `Retry-After`."
+    ),
+    "bad_link": ProblemType(
+        410, "The link is no good any more", "It does once, and for a limited time: ask an admin for another one."
+    ),
+    "bad_user_name": ProblemType(
+        422, "Not a name for an account", "Names have 1 to 64 letters (a-z), digits and `. _ @ + -`."
+    ),
+    "weak_password": ProblemType(
+        422, "Not a password to be taken", "It has 10 to 256 characters and is not the account's name."
+    ),
+    "bad_role": ProblemType(422, "No such role", "There are `viewer`, `analyst`, `operator`, `developer` and `admin`."),
+    "unknown_user": ProblemType(404, "No such account", "GET /v1/users lists them."),
+    "unknown_login": ProblemType(404, "No such login", "GET /admin/api/logins lists one's own."),
+    "user_exists": ProblemType(409, "The name is taken", "Another account is called so."),
+    "user_disabled": ProblemType(409, "The account is disabled", "Enable it first."),
+    "last_admin": ProblemType(
+        409, "The last admin", "Somebody must be able to manage accounts: make somebody else an admin first."
     ),
     "bad_host": ProblemType(
         403,

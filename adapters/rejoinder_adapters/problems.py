@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from rejoinder.catalog import InvalidDefinition
 from rejoinder.errors import MissingDependency, MissingModel, ProviderError, RejoinderError, StoreError
+from rejoinder.logins import Delayed
 from rejoinder_adapters.problem_types import TYPES
 from rejoinder_adapters.security import request_id_of
 
@@ -118,7 +119,8 @@ def of_error(connection: ASGIConnection[Any, Any, Any, Any], error: RejoinderErr
 
 def on_rejoinder_error(request: Request[Any, Any, Any], error: RejoinderError) -> Response[Problem]:
     """One of ours."""
-    return _response(of_error(request, error))
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Delayed) else None
+    return _response(of_error(request, error), headers)
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
@@ -173,5 +175,5 @@ def _response(told: Problem, headers: dict[str, str] | None = None) -> Response[
         given["www-authenticate"] = "Bearer"
     # A limit on requests brings its own.
     if told.code != "rate_limited" and told.status in _RETRY_S and (told.status != 503 or told.retryable):
-        given["retry-after"] = _RETRY_S[told.status]
+        given.setdefault("retry-after", _RETRY_S[told.status])
     return Response(told, status_code=told.status, media_type=cast(Any, MEDIA_TYPE), headers=given)

@@ -1,4 +1,4 @@
-"""Guards the routes: who asks (key, room token or ticket), whether they may, and how often."""
+"""Guards the routes: who asks (key, room token, ticket or login), whether they may, and how often."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from litestar.types import Guard
 
 from rejoinder.app import Runtime
 from rejoinder.auth import LOOPBACK, Principal, Scope
+from rejoinder.cookies import check_site, check_token, token_in
 from rejoinder.errors import AuthError, ProtocolError
 from rejoinder.ids import new_id
 
@@ -58,13 +59,14 @@ class RateLimiter:
 class Needs:
     """A guard that lets those through who may do what `scope` covers, in the session that the path names.
 
-    None: whoever is known here. `session_in_body`: the route itself looks which session it is. The OpenAPI document
-    tells of it.
+    None: whoever is known here. `session_in_body`: the route itself looks which session it is. `proof`: somebody who is
+    logged in must have typed the password lately. The OpenAPI document tells of it.
     """
 
-    def __init__(self, scope: Scope | None, *, session_in_body: bool) -> None:
+    def __init__(self, scope: Scope | None, *, session_in_body: bool, proof: bool) -> None:
         self.scope = scope
         self.session_in_body = session_in_body
+        self.proof = proof
 
     async def __call__(self, connection: Connection, handler: BaseRouteHandler) -> None:
         """Refuse the others."""
@@ -72,21 +74,34 @@ class Needs:
         if self.scope is not None:
             named = connection.path_params.get("session_id")
             principal.check(self.scope, principal.session_id if self.session_in_body else named)
+        if self.proof:
+            runtime: Runtime = connection.app.state.runtime
+            await runtime.gate.check_proof(principal)
 
 
-def needs(scope: Scope | None, *, session_in_body: bool = False) -> Guard:
+def needs(scope: Scope | None, *, session_in_body: bool = False, proof: bool = False) -> Guard:
     """A guard for a route; see `Needs`."""
-    return Needs(scope, session_in_body=session_in_body)
+    return Needs(scope, session_in_body=session_in_body, proof=proof)
+
+
+def audit(connection: Connection, action: str, subject: str, **detail: Any) -> None:
+    """Write down that whoever makes this request (which a guard has let through) did `action` to `subject`."""
+    scope: Any = connection.scope
+    runtime: Runtime = connection.app.state.runtime
+    principal: Principal = scope[_PRINCIPAL]
+    host = connection.client.host if connection.client else ""
+    runtime.audit.add(principal.id, principal.name, action, subject, address=host, **detail)
 
 
 async def principal_of(connection: Connection, *, resuming: bool = False) -> Principal:
     """Who asks; the first call also counts the request. `resuming`: an expired room token will do.
 
     The credential is the Bearer token of the header `Authorization`, or a `ticket` or (a room token only) an
-    `access_token` in the query: browsers cannot give a WebSocket or an EventSource any headers.
+    `access_token` in the query: browsers cannot give a WebSocket or an EventSource any headers. Without any of these
+    it is the cookie of a login, for requests that the server's own pages make; it opens no WebSocket.
 
     Raises:
-        AuthError: it is missing or wrong (`unauthorized`).
+        AuthError: it is missing or wrong (`unauthorized`), or another site's page uses a login (`csrf`).
         ProtocolError: too many requests (`rate_limited`).
     """
     scope: Any = connection.scope
@@ -123,9 +138,29 @@ async def _identify(connection: Connection, runtime: Runtime, resuming: bool) ->
                 fix="Send it as Authorization: Bearer KEY, or make a room token or a ticket.",
             )
         return principal
+    if not header and gate.closed and (token := _cookie(connection)) is not None:
+        return await _of_login(connection, runtime, token)
     if not gate.knows(credential):
         _check_guesses(connection)
     return await gate.principal(credential or None, resuming=resuming)
+
+
+def _cookie(connection: Connection) -> str | None:
+    """The token of a login. A WebSocket has none: any page may open one, with the cookies of whoever reads it."""
+    scope: Any = connection.scope
+    if scope["type"] != "http":
+        return None
+    return token_in(scope["scheme"], connection.headers.get("cookie", ""))
+
+
+async def _of_login(connection: Connection, runtime: Runtime, token: str) -> Principal:
+    scope: Any = connection.scope
+    if not runtime.gate.logins.knows(token):
+        _check_guesses(connection)
+    check_site(scope["method"], connection.headers)
+    principal, login = await runtime.gate.by_login(token)
+    check_token(scope["method"], connection.headers, login.csrf)
+    return principal
 
 
 def _check_local(connection: Connection, runtime: Runtime) -> None:

@@ -114,7 +114,7 @@ def _cors(origins: Sequence[str]) -> CORSConfig | None:
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        # There are no cookies to abuse, and clients bring headers of their own (OpenAI's SDK some ten).
+        # Clients bring headers of their own (OpenAI's SDK some ten). A login's cookie is of no use to another origin.
         allow_headers=["*"],
         expose_headers=[
             *("ETag", "Idempotency-Replayed", "Link", "Location", "RateLimit-Remaining", "Retry-After", "X-Request-Id")

@@ -23,8 +23,9 @@ from rejoinder.errors import ConfigError, SessionError
 from rejoinder.events import ServerEvent
 from rejoinder.guard import FAULTS
 from rejoinder.hooks import BLOCK_S, TO_A_THREAD, Hooks, SessionHooks
-from rejoinder.host import Host, Services
+from rejoinder.host import Host, Origin, Services
 from rejoinder.ids import new_id
+from rejoinder.llm_log import LlmLog
 from rejoinder.manager import Plugins, plugins_of
 from rejoinder.models import ModelCache
 from rejoinder.providers import KINDS, AnyProvider, Kind, Tool
@@ -103,6 +104,7 @@ class Runtime:
         self._health: tuple[float, dict[str, str]] = (float("-inf"), {})
         self._pacer = Pacer()
         self._exit = AsyncExitStack()
+        self._llm_log = LlmLog(lambda: self.store.recorder) if settings.store_llm_requests else None
         self._host = Host(
             limits=settings.limits,
             clock=self.clock,
@@ -111,6 +113,7 @@ class Runtime:
             observer=self._observer,
             straggler=self._adopt,
             on_ended=self._forget,
+            sent=self._llm_log.keep if self._llm_log else lambda session_id, hooks, entry: None,
             choose=self._choose,
             breaker=self.breaker,
             odd=lambda name, what: self.supply.report("tts", name, "answer", f"{name}: {what}?"),
@@ -142,6 +145,7 @@ class Runtime:
             self._exit.push_async_callback(self.telemetry.close)
             self._watchdog.start()
             self._exit.callback(self._watchdog.close)
+            self._exit.callback(self.gate.close)
             await self.gate.open()
             if self._listens:
                 await self.gate.prepare()
@@ -305,8 +309,10 @@ class Runtime:
         name = (await self.catalog.get(agent)).name
         return await self.store.create_room(name, new_id("ses"))
 
-    async def join(self, session_id: str, rates: Rates = TEXT_RATES, *, written: bool = False) -> Session:
-        """The session `session_id` of a room; started if this is the first to join (`written`: as in `start_session`).
+    async def join(
+        self, session_id: str, rates: Rates = TEXT_RATES, *, written: bool = False, origin: Origin | None = None
+    ) -> Session:
+        """The session `session_id` of a room; started if this is the first to join (the rest: as in `start_session`).
 
         Raises:
             SessionError: there is none, it is over or the room has expired.
@@ -329,7 +335,7 @@ class Runtime:
             raise SessionError(
                 f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes a new one."
             )
-        session = await self.start_session(room.agent, rates, session_id, written=written)
+        session = await self.start_session(room.agent, rates, session_id, written=written, origin=origin)
         # In time: its first event comes from its own task, which has not run yet.
         if not session.bus.seq:
             self.store.recorder.join(session_id, room.id)
@@ -343,10 +349,12 @@ class Runtime:
         *,
         written: bool = False,
         version: int | None = None,
+        origin: Origin | None = None,
     ) -> Session:
         """A new session with the agent called `agent` (in that `version`, else the newest).
 
-        `written`: it begins with a message of the user, so that the agent does not greet them first.
+        `written`: it begins with a message of the user, so that the agent does not greet them first. `origin`: how its
+        first client came.
 
         Raises:
             UnknownName: there is no such agent, or it names what nobody registered.
@@ -360,7 +368,9 @@ class Runtime:
             # Somebody else joined while the providers were loading.
             return session
         self._admit()
-        session = Session(session_id, chosen, services, self._host, rates, greet=not written)
+        origin = origin or Origin()
+        session = Session(session_id, chosen, services, self._host, rates, greet=not written, origin=origin)
+        self.store.recorder.came(session.id, *origin)
         self.sessions[session.id] = session
         session.start()
         return session

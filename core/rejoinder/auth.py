@@ -1,4 +1,4 @@
-"""Who may do what: API keys for programs, room tokens for people, single-use tickets for what cannot send headers."""
+"""Who may do what: keys for programs, room tokens and logins for people, tickets for what cannot send headers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import jwt
 from rejoinder.clock import Clock
 from rejoinder.errors import AuthError, ConfigError, StoreError
 from rejoinder.ids import new_id
+from rejoinder.logins import FIRST_LINK_S, PROOF_MS, Logins
 from rejoinder.settings import Auth
 from rejoinder.store.keys import PREFIX, KeyRecord, Keys, hash_of
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
+from rejoinder.store.users import AccountRole, LoginRecord
 
 Scope = Literal["read", "listen", "talk", "control", "agents", "admin"]
 """read: sessions, transcripts, metrics. listen: hear calls, live and recorded. talk: rooms, sessions, the OpenAI
@@ -32,6 +34,14 @@ _OF_ROLE: dict[Role, frozenset[Scope]] = {
     "speaker": frozenset({"read", "talk"}),
     "operator": frozenset({"read", "talk", "control"}),
 }
+OF_ACCOUNT: dict[AccountRole, frozenset[Scope]] = {
+    "viewer": frozenset({"read"}),
+    "analyst": frozenset({"read", "listen"}),
+    "operator": frozenset({"read", "listen", "talk", "control"}),
+    "developer": frozenset({"read", "listen", "talk", "agents"}),
+    "admin": frozenset(SCOPES),
+}
+"""What the role of an account allows."""
 _ALGORITHM = "HS256"
 _AUDIENCE = "rejoinder:room"
 _TRUSTED_S = 5.0
@@ -41,7 +51,7 @@ _MOST_KEYS, _MOST_TICKETS = 1_000, 100
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: an API key, the bearer of a room token, or (where the server is open) anybody.
+    """Who asks: an API key, somebody who is logged in, the bearer of a room token, or (on an open server) anybody.
 
     `session_id` confines it to that session; `role` is that of a room token.
     """
@@ -57,6 +67,12 @@ class Principal:
     """When its room token runs out, Unix ms."""
     by_ticket: bool = False
     """It came with a ticket, which stands for its maker's credential once and cannot make another."""
+    login: str = ""
+    """Of somebody who is logged in: the hash of the login's token."""
+    account: AccountRole | None = None
+    """Of somebody who is logged in: the account's role."""
+    proved_at: int = 0
+    """Of somebody who is logged in: when the password was typed last, Unix ms."""
 
     def may(self, scope: Scope, session_id: str | None = None) -> bool:
         """Whether it may do what `scope` covers, in that session or (None) in general."""
@@ -77,6 +93,8 @@ class Principal:
             fix = "Use an API key, or a token of the other room."
         elif self.role is not None:
             what, fix = f"A {self.role} may not do this (it needs {scope!r}).", "Ask for a token with another role."
+        elif self.account is not None:
+            what, fix = f"The role {self.account!r} does not cover this (it needs {scope!r}).", "Ask an admin."
         else:
             what = f"The key {self.name!r} may not do this: it lacks the scope {scope!r}."
             fix = f"rejoinder keys create NAME --scope {scope}"
@@ -96,10 +114,11 @@ class RoomToken:
 
 
 class Gate:
-    """Tells who comes with which key, token or ticket. `open()` it first."""
+    """Tells who comes with which key, token, login or ticket. `open()` it first."""
 
     def __init__(self, store: Store, settings: Auth, clock: Clock, *, loopback: bool = True) -> None:
         self.keys = Keys(store)
+        self.logins = Logins(store, clock)
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -111,6 +130,8 @@ class Gate:
         self._signing = ""
         self.dev_key_works = False
         """The developer's key opens this server; known once it is prepared."""
+        self.first_link: str | None = None
+        """The token of the link that makes the first account, if there is none yet; known once it is prepared."""
 
     @property
     def closed(self) -> bool:
@@ -125,10 +146,20 @@ class Gate:
         """
         self._signing = await self._store.secret("room_tokens")
 
+    def close(self) -> None:
+        """Check no more passwords."""
+        self.logins.close()
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the server."""
+        return self._loopback
+
     async def prepare(self) -> str | None:
         """Before the server listens: on loopback, make sure of the developer's key; elsewhere, that it is not open.
 
-        Returns the developer's key if it is good here.
+        On loopback, where there are no accounts yet, it also makes the link for the first one. Returns the developer's
+        key if it is good here.
 
         Raises:
             ConfigError: the server would be open to a network (`server_open`), or the key's file cannot be used.
@@ -138,6 +169,9 @@ class Gate:
             return None
         key = await self._dev_key() if self.closed else None
         self.dev_key_works = key is not None
+        users = self.logins.users
+        if self.closed and not await users.any():
+            self.first_link, _ = await users.link(None, by="serve", ttl_s=FIRST_LINK_S)
         return key
 
     async def principal(self, credential: str | None, *, resuming: bool = False) -> Principal:
@@ -156,6 +190,50 @@ class Gate:
         if credential.startswith(PREFIX):
             return await self._key(credential)
         return self._bearer(credential, resuming)
+
+    async def by_login(self, token: str) -> tuple[Principal, LoginRecord]:
+        """Who is logged in with that token in the cookie, and the login.
+
+        Raises:
+            AuthError: nobody is (`unauthorized`).
+        """
+        login = await self.logins.find(token)
+        if login is None:
+            raise AuthError("The login is over, or the account was disabled.", fix="Log in again.")
+        return of_login(login), login
+
+    async def check_proof(self, principal: Principal) -> None:
+        """Whether somebody who is logged in has typed the password lately; others need not.
+
+        Raises:
+            AuthError: it was too long ago (`prove_password`).
+        """
+        if not principal.login or self._is_proved(principal.proved_at):
+            return
+        # It may have been typed a moment ago, in another process.
+        login = await self.logins.of_hash(principal.login, fresh=True)
+        if principal.by_ticket or login is None or not self._is_proved(login.proved_at):
+            raise AuthError(
+                "This needs your password once more: it was typed too long ago.",
+                code="prove_password",
+                fix="POST /admin/api/prove with the password, then send this again.",
+            )
+
+    def _is_proved(self, proved_at: int) -> bool:
+        return proved_at + PROOF_MS > self._clock.wall_ms()
+
+    async def still(self, principal: Principal) -> Principal | None:
+        """Who `principal` is now, if what it came with is still good; for what stays open for long."""
+        if principal.id == OPEN.id:
+            return principal
+        if principal.login:
+            login = await self.logins.of_hash(principal.login)
+            return replace(of_login(login), by_ticket=principal.by_ticket) if login is not None else None
+        if principal.role is not None:
+            good = principal.expires_at is not None and principal.expires_at > self._clock.wall_ms()
+            return principal if good else None
+        record = await self.keys.get(principal.id)
+        return principal if record is not None and self._is_good(record) else None
 
     def token(
         self, room: RoomRecord, role: Role, *, identity: str | None = None, ttl_s: float | None = None
@@ -216,17 +294,12 @@ class Gate:
         """
         until, principal = self._tickets.get(ticket, (0.0, OPEN))
         self._drop(ticket, principal)
-        good = until > self._clock.monotonic()
-        if good and principal.expires_at is not None:
-            good = principal.expires_at > self._clock.wall_ms()
-        elif good and principal.role is None and principal is not OPEN:
-            record = await self.keys.get(principal.id)
-            good = record is not None and self._is_good(record)
-        if not good:
+        still = await self.still(principal) if until > self._clock.monotonic() else None
+        if still is None:
             raise AuthError(
                 "The ticket was used before, or has expired.", fix="POST /v1/tickets gives one for each connection."
             )
-        return replace(principal, by_ticket=True)
+        return replace(still, by_ticket=True)
 
     def knows(self, credential: str) -> bool:
         """Whether it can tell who that is without asking the database."""
@@ -293,11 +366,14 @@ class Gate:
                 fix="Set auth.mode to 'keys', or listen on 127.0.0.1.",
             )
         now = self._clock.wall_ms()
-        if not any(k.good_at(now) and not k.dev and "admin" in k.scopes for k in await self.keys.all()):
+        keys = await self.keys.all()
+        if any(k.good_at(now) and not k.dev and "admin" in k.scopes for k in keys):
+            return
+        if not await self.logins.users.any_admin():
             raise ConfigError(
-                "Beyond loopback the server needs an API key with the scope 'admin', and there is none.",
+                "Beyond loopback the server needs an admin, or an API key with the scope 'admin'; there is neither.",
                 code="server_open",
-                fix="rejoinder keys create NAME --scope admin",
+                fix="rejoinder users create NAME --role admin, or: rejoinder keys create NAME --scope admin",
             )
 
     async def _dev_key(self) -> str | None:
@@ -325,6 +401,12 @@ class Gate:
                 if (record := await self.keys.find(key)) is None:
                     raise
         return key if self._is_good(record) else None
+
+
+def of_login(login: LoginRecord) -> Principal:
+    """Whom a login stands for."""
+    scopes = OF_ACCOUNT[login.role]
+    return Principal(login.user_id, login.name, scopes, login=login.hash, account=login.role, proved_at=login.proved_at)
 
 
 def scopes_of(names: Iterable[str]) -> list[Scope]:

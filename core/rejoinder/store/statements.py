@@ -25,6 +25,7 @@ class Write(enum.IntEnum):
     SPAN = enum.auto()
     INTERRUPTION = enum.auto()
     WEBHOOK_DELIVERY = enum.auto()
+    LLM_REQUEST = enum.auto()
     AUDIT = enum.auto()
     SESSION_STARTED = enum.auto()
     SESSION_METRICS = enum.auto()
@@ -35,13 +36,14 @@ class Write(enum.IntEnum):
     TURN_METRICS = enum.auto()
     TOOL_RETURNED = enum.auto()
     KEY_USED = enum.auto()
+    LOGIN_SEEN = enum.auto()
 
 
 _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
     Write.ROOM: (tables.rooms, ("id", "agent", "created_at", "expires_at", "session_id")),
     Write.SESSION: (
         tables.sessions,
-        ("id", "room_id", "agent", "agent_version", "started_at", "input_rate", "output_rate"),
+        ("id", "room_id", "agent", "agent_version", "started_at", "input_rate", "output_rate", "channel", "client"),
     ),
     Write.TURN: (tables.turns, ("id", "session_id", "number", "user_text", "committed_at", "reply_id")),
     Write.TOOL_CALL: (
@@ -58,6 +60,21 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
     Write.WEBHOOK_DELIVERY: (
         tables.webhook_deliveries,
         ("id", "webhook_id", "type", "payload", "created_at", "next_attempt_at", "attempts"),
+    ),
+    Write.LLM_REQUEST: (
+        tables.llm_requests,
+        (
+            "reply_id",
+            "position",
+            "session_id",
+            "turn_id",
+            "at",
+            "provider",
+            "messages",
+            "tools",
+            "max_tokens",
+            "temperature",
+        ),
     ),
     Write.AUDIT: (tables.audit, ("at", "actor", "actor_name", "action", "subject", "detail", "address")),
 }
@@ -85,6 +102,7 @@ _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
     ),
     Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),
     Write.KEY_USED: (tables.api_keys, ("last_used_at",), ("id",)),
+    Write.LOGIN_SEEN: (tables.logins, ("seen_at",), ("hash",)),
 }
 
 _IDENTIFYING = ("session_id", "turn_id", "reply_id", "id", "seq", "position")
