@@ -193,6 +193,8 @@ export interface User {
   last_login_at: number | null; has_password: boolean;
 }
 export interface MadeUser { user: User; link: string; expires_at: number }
+/** GET /admin/api/logins: {items: LoginRow[]}, one's own; DELETE /admin/api/logins/{id} ends one. */
+export interface LoginRow { id: string; address: string; client: string; created_at: number; seen_at: number; current: boolean }
 /** GET /v1/audit?before=&actor=&action=&subject= */
 export interface AuditRow { id: number; at: number; actor: string; actor_name: string; action: string; subject: string; detail: Record<string, Json>; address: string }
 /** GET /v1/nodes */
