@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
+
+from litestar.connection import ASGIConnection
 
 from rejoinder.app import Runtime
 from rejoinder.errors import SessionError
+from rejoinder.host import Origin
 from rejoinder.session import Session
 from rejoinder.store.records import SessionRecord
+
+_CLIENT_CHARS = 300
+"""Of a User-Agent, which may be anything at all."""
 
 
 async def stored_session(runtime: Runtime, session_id: str) -> SessionRecord:
@@ -38,19 +44,42 @@ async def stored_session(runtime: Runtime, session_id: str) -> SessionRecord:
     )
 
 
+def origin_of(connection: ASGIConnection[Any, Any, Any, Any], channel: str) -> Origin:
+    """How whoever has made `connection` comes, for the sessions that begin with it."""
+    return Origin(channel, connection.headers.get("user-agent", "")[:_CLIENT_CHARS])
+
+
 @overload
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: Literal[False] = False
+    runtime: Runtime,
+    session_id: str,
+    *,
+    start: bool = True,
+    written: bool = True,
+    may_be_over: Literal[False] = False,
+    origin: Origin | None = None,
 ) -> Session: ...
 @overload
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: bool
+    runtime: Runtime,
+    session_id: str,
+    *,
+    start: bool = True,
+    written: bool = True,
+    may_be_over: bool,
+    origin: Origin | None = None,
 ) -> Session | None: ...
 async def live_session(
-    runtime: Runtime, session_id: str, *, start: bool = True, written: bool = True, may_be_over: bool = False
+    runtime: Runtime,
+    session_id: str,
+    *,
+    start: bool = True,
+    written: bool = True,
+    may_be_over: bool = False,
+    origin: Origin | None = None,
 ) -> Session | None:
     """The live session called `session_id`; with `start`, that of a room begins now if this is the first who comes
-    (`written`: with a message).
+    (`written`: with a message), who is of that `origin`.
 
     Raises:
         SessionError: there is none (`unknown_session`), it has not begun (`session_not_started`), its room has expired
@@ -59,7 +88,7 @@ async def live_session(
     if session := runtime.sessions.get(session_id):
         return session
     if start and await runtime.store.session(session_id) is None and await runtime.store.room_of_session(session_id):
-        return await runtime.join(session_id, written=written)
+        return await runtime.join(session_id, written=written, origin=origin)
     await stored_session(runtime, session_id)
     if may_be_over:
         return None

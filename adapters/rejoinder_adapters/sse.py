@@ -21,12 +21,13 @@ from rejoinder.app import Runtime
 from rejoinder.errors import ProtocolError, StoreError
 from rejoinder.events import Error, ReplyFinished, ReplyStarted, SessionEnded, TurnMetrics, decode_event, encode
 from rejoinder.hookspecs import hookimpl
+from rejoinder.host import Origin
 from rejoinder.session import Session, check_text
 from rejoinder_adapters.feed import Feed, Numbered, Rouser, frame
 from rejoinder_adapters.head import is_head
 from rejoinder_adapters.protocol import abort
 from rejoinder_adapters.security import needs, principal_of
-from rejoinder_adapters.sessions import live_session, stored_session
+from rejoinder_adapters.sessions import live_session, origin_of, stored_session
 
 log = logging.getLogger(__name__)
 PING_S = 15
@@ -198,7 +199,8 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         # Whoever only asks with HEAD what there is does not come.
         takes_part = takes_part and not is_head(request.scope)
         if takes_part:
-            await live_session(runtime, session_id, written=False, may_be_over=True)
+            origin = origin_of(request, "sse")
+            await live_session(runtime, session_id, written=False, may_be_over=True, origin=origin)
         else:
             await stored_session(runtime, session_id)
         if (session := runtime.sessions.get(session_id)) is not None:
@@ -232,7 +234,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             # A room token means its own session.
             data.session_id = principal.session_id
         principal.check("talk", data.session_id)
-        session = await _session(data)
+        session = await _session(data, origin_of(request, "chat"))
         feed = Feed(runtime, rouser, session.id, session.bus.seq, present=True)
         try:
             turn = Turn(session.write(data.text))
@@ -258,15 +260,15 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         )
         return Response(msgspec.json.encode(whole), media_type=MediaType.JSON).to_asgi_response(None, request)
 
-    async def _session(data: ChatRequest) -> Session:
+    async def _session(data: ChatRequest, origin: Origin) -> Session:
         # Before a session is begun for it.
         check_text(data.text, runtime.settings.limits)
         if data.session_id is None:
-            return await runtime.start_session(data.agent, written=True)
+            return await runtime.start_session(data.agent, written=True, origin=origin)
         if data.agent is not None:
             raise ProtocolError(
                 "A session has its agent already.", fix="Send session_id to go on, or agent for a new session."
             )
-        return await live_session(runtime, data.session_id)
+        return await live_session(runtime, data.session_id, origin=origin)
 
     return [get_events, chat]

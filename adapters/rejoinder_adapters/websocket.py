@@ -22,7 +22,7 @@ from rejoinder.link import SessionLink
 from rejoinder.session import Session
 from rejoinder_adapters.problems import MEDIA_TYPE, Problem, of_error, problem
 from rejoinder_adapters.security import CREDENTIALS, principal_of
-from rejoinder_adapters.sessions import live_session
+from rejoinder_adapters.sessions import live_session, origin_of
 from rejoinder_adapters.wire import EXTENSION, WireProtocol
 
 log = logging.getLogger(__name__)
@@ -210,12 +210,12 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         if configure.resume_token and session_id not in runtime.sessions:
             raise SessionError(f"The session {session_id!r} is over.", code="session_over", fix="Start a new one.")
         if session_id is None:
-            session = await runtime.start_session(configure.agent, rates)
+            session = await runtime.start_session(configure.agent, rates, origin=origin_of(socket, "websocket"))
         elif not may_talk:
             # A conversation does not begin with one who may only listen.
             session = await live_session(runtime, session_id, start=False)
         else:
-            session = await runtime.join(session_id, rates)
+            session = await runtime.join(session_id, rates, origin=origin_of(socket, "websocket"))
         connection.join(session, configure, owner=session_id is None)
         over: tuple[asyncio.Future[Any], ...] = (gone, connection.closed)
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)

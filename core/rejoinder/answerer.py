@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from rejoinder.catalog import NamedAgent
+from rejoinder.errors import RejoinderError, ToolError
 from rejoinder.events import ServerEvent
 from rejoinder.hooks import SessionHooks
 from rejoinder.host import Host, Services
@@ -19,6 +21,8 @@ from rejoinder.tools import Spawn
 from rejoinder.turn import Stage
 from rejoinder.turns.machine import PHRASES
 from rejoinder.turns.signals import Input
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Answerer:
             place.spawn,
             place.publish,
             place.hooks,
+            host.clock,
         )
         self.stage = Stage(
             clock=host.clock,
@@ -83,6 +88,7 @@ class Answerer:
             straggler=host.straggler,
             providers=place.providers,
             speculation_tokens=agent.turns.speculation_tokens,
+            sent=lambda entry: host.sent(place.context.session_id, place.hooks, entry),
         )
 
     def phrases(self) -> Iterable[str]:
@@ -93,3 +99,39 @@ class Answerer:
         # As they are spoken: chunk by chunk.
         chunks = (chunk for phrase in phrases for chunk in chunks_of(phrase))
         return filter(None, map(self._hooks.before_tts, chunks))
+
+
+class Succession:
+    """Who answers at `place` from the end of the current reply on, once a tool has asked for them."""
+
+    def __init__(self, place: Place) -> None:
+        self.next: Answerer | None = None
+        self._place = place
+        self._asked = 0
+
+    async def ask(self, name: str, allowed: Collection[str]) -> str:
+        """A tool wants the agent called `name`, one of those `allowed`; what the model is told.
+
+        Raises:
+            ToolError: this agent may not hand over to that one, or that one cannot answer.
+        """
+        if name not in allowed:
+            raise ToolError(f"You cannot transfer to {name[:80]!r}. You can to: {', '.join(allowed) or 'nobody'}.")
+        self._asked += 1
+        number = self._asked
+        try:
+            chosen, services = await self._place.host.choose(name)
+        except RejoinderError as error:
+            session_id = self._place.context.session_id
+            log.warning("%s cannot be transferred to %s: %s", session_id, name, error.explain())
+            raise ToolError(f"{name} cannot take over now.") from None
+        if number == self._asked:
+            # Of several the last one that was asked for counts, not the one that took longest to load.
+            self.next = Answerer(chosen, services, self._place)
+        return f"{name} takes over when this answer is over. Say so in a few words."
+
+    def take(self) -> Answerer:
+        """Their time has come."""
+        assert self.next is not None
+        found, self.next = self.next, None
+        return found

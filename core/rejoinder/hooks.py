@@ -249,7 +249,7 @@ class SessionHooks:
 
     def stored(self, event: ServerEvent, data: bytes) -> tuple[ServerEvent, bytes]:
         """`event` and its JSON as they may be stored."""
-        if not self._hooks.plugins.implementations("before_storage"):
+        if not self.changes_storage:
             return event, data
         kind = type(event)
         changes: dict[str, str] = {}
@@ -267,6 +267,15 @@ class SessionHooks:
             return event, data
         event = msgspec.structs.replace(event, **changes)
         return event, events.encode(event)
+
+    @property
+    def changes_storage(self) -> bool:
+        """Whether plugins hide some of what is stored."""
+        return bool(self._hooks.plugins.implementations("before_storage"))
+
+    def stored_text(self, text: str, *, is_json: bool = False) -> str:
+        """`text` as it may be stored; `is_json`: it is JSON in most cases, and then stays so. "": not at all."""
+        return self._redacted_json(text) if is_json else self._redacted(text)
 
     def _redacted(self, text: str) -> str:
         if not text:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rejoinder.breaker import Breaker
 from rejoinder.bus import Observer
 from rejoinder.catalog import NamedAgent
 from rejoinder.clock import Clock
 from rejoinder.hooks import Hooks, SessionHooks
+from rejoinder.journal import Entry
 from rejoinder.providers import (
     InterruptionJudge,
     LlmProvider,
@@ -24,6 +25,13 @@ from rejoinder.providers import (
 from rejoinder.settings import Limits
 from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
+
+
+class Origin(NamedTuple):
+    """How the first client of a session came (`websocket`, `sse`, `rest`, `chat` ...), and what it calls itself."""
+
+    channel: str = ""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class Host:
     """Told of the session that has ended."""
     choose: Callable[[str], Awaitable[tuple[NamedAgent, Services]]]
     """The agent of that name and what it works with, ready to use; raises RejoinderError."""
+    sent: Callable[[str, SessionHooks, Entry], None] = lambda session_id, hooks, entry: None
+    """Told of each reply that the LLM was asked for and that is over, with what it was sent."""
     breaker: Breaker | None = None
     """Which providers fail at the moment, for all sessions."""
     odd: Callable[[str, str], None] = lambda provider, what: None

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
-from rejoinder.answerer import Answerer, Place
+from rejoinder.answerer import Answerer, Place, Succession
 from rejoinder.audience import Audience
 from rejoinder.audio import ENGINE_RATE, Rates, byte_count, resample
 from rejoinder.bus import Bus, Observer
 from rejoinder.catalog import NamedAgent
 from rejoinder.channel import Channel
-from rejoinder.errors import ProtocolError, RejoinderError, SessionError, ToolError
+from rejoinder.errors import ProtocolError, RejoinderError, SessionError
 from rejoinder.events import (
     AgentChanged,
     ClientCommand,
@@ -23,6 +23,8 @@ from rejoinder.events import (
     Error,
     Interrupt,
     Interruption,
+    OperatorHandedBack,
+    OperatorTookOver,
     Ping,
     Playback,
     Pong,
@@ -36,23 +38,28 @@ from rejoinder.events import (
     SpeechStopped,
     Text,
     Transcript,
+    TurnCommitted,
     TurnMetrics,
     encode,
 )
 from rejoinder.guard import FAULTS, failure_of
-from rejoinder.host import Host, Services
+from rejoinder.host import Host, Origin, Services
 from rejoinder.ids import new_id
 from rejoinder.journal import Journal
 from rejoinder.link import LinkReceiver
 from rejoinder.local import LocalLink
 from rejoinder.metrics import SessionTally, TurnTimer
+from rejoinder.presence import Presence
 from rejoinder.providers import ToolContext
-from rejoinder.settings import Agent, Limits
+from rejoinder.settings import Agent
 from rejoinder.stages.chain import SttChain
 from rejoinder.stages.ear import Ear, Spoken
 from rejoinder.stages.judging import PLAYED_AUDIO_MS, EndOfTurn, Judges
 from rejoinder.stages.playout import Playout
 from rejoinder.stages.voice import Voice
+from rejoinder.steering import Steering, check_text
+from rejoinder.tape import Deck
+from rejoinder.timers import Timers
 from rejoinder.turn import TurnScope
 from rejoinder.turns import signals as turns
 from rejoinder.turns.machine import TurnMachine
@@ -61,6 +68,8 @@ log = logging.getLogger(__name__)
 _SEE_LOG = "The server's log has the traceback."
 _STALL_S = 1.0
 """A client that stops sending in the middle of speech is taken to have paused."""
+_TAPE_EXTRA_MS = 200
+"""The tape waits so much longer than audio is sent ahead: a client has said by then where it is."""
 _SETTLE_S = 0.25
 """A client that was interrupted says within this where it stopped, or the clock's guess counts."""
 
@@ -80,8 +89,10 @@ class Session:
         rates: Rates,
         *,
         greet: bool = True,
+        origin: Origin = Origin(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.id = session_id
+        self.origin = origin
         agent = chosen.definition
         self._greeting = agent.greeting if greet else ""
         self.rates = rates
@@ -109,7 +120,7 @@ class Session:
                 session_id,
                 self._last_metrics,
                 lambda reason: self.end(reason, after_reply=True),
-                transfer=self._transfer,
+                transfer=lambda name: self._succession.ask(name, self.agent.transfers),
             ),
             spawn=self._spawn,
             publish=self._publish,
@@ -119,9 +130,7 @@ class Session:
             rate=rates.output,
         )
         self._answerer = Answerer(chosen, services, self._place)
-        self._next: Answerer | None = None
-        """Who answers from the end of the current reply on."""
-        self._transfers = 0
+        self._succession = Succession(self._place)
         self._ear = Ear(
             agent,
             services.vad,
@@ -146,15 +155,27 @@ class Session:
         self._prefilling: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._audience = Audience(self)
-        self._abandoned = False
-        self._linked = False
-        """Somebody has come to stay, rather than to write now and then."""
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers()
+        self._presence = Presence(
+            self._audience,
+            self.bus,
+            self._playout,
+            host.limits,
+            self._timers,
+            scope=lambda: self._scope,
+            agent=lambda: self.agent,
+            post=self._post,
+            end=self.end,
+            closed=lambda: self._inbox.closed,
+        )
+        self.steering = Steering(host.limits, host.clock, self._hooks, check=self._check_free, post=self._post)
+        """What operators do."""
         self._turn_ids: dict[int, str] = {}
         self._speech_turn = 0
         self._decided_at = self._wrote_at = 0.0
         self._metrics: TurnMetrics | None = None
         self._speaker: LocalLink | None = None
+        self.deck = Deck(self.bus, host.clock, rates.output, (host.limits.credit_ms + _TAPE_EXTRA_MS) / 1000)
         self._group: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -202,10 +223,9 @@ class Session:
                 self._publish(self._started(self.rates))
                 if self._greeting:
                     self._post(turns.SayAsked(self._greeting))
-                self._idle()
-                if self.agent.turns.prefill:
-                    # The instructions are the same for all that will be asked.
-                    self._prefill("")
+                self._presence.idle()
+                # The instructions are the same for all that will be asked.
+                self._read_ahead()
                 reason = await self._control()
                 self._ear.cancel()
                 await self._cancel("ended")
@@ -261,29 +281,32 @@ class Session:
         if isinstance(event, turns.ReplyOver) and scope and scope.epoch == event.epoch and scope.committed:
             # Before the machine hears of it: what it says next must come after this reply's end.
             await self._finish_scope()
+        if isinstance(event, turns.Whispered):
+            self.journal.whisper(event.text)
         commands = self._machine.handle(event, self._clock.monotonic())
         if isinstance(event, turns.UserWrote | turns.SayAsked) and event.turn_id:
             # Its sender knows the turn by the id that it was given; the machine has only now numbered it.
             for command in commands:
-                if isinstance(command, turns.Propose | turns.Say):
+                if isinstance(command, turns.Propose | turns.Say | turns.KeepTurn):
                     self._name_turn(command.turn, event.turn_id)
         for command in commands:
             if isinstance(command, turns.End):
                 return command.reason
             await self._execute(command)
-        if self._next is not None and self._scope is None:
+        if isinstance(event, turns.Whispered | turns.HandedBack):
+            self._read_ahead()
+        if self._succession.next is not None and self._scope is None:
             greeting = self._hand_over()
-            # Not through the inbox, where the user may have begun to speak meanwhile; and never over their words.
-            if greeting and self._machine.user == "silent":
+            # Not through the inbox, where the user may have begun to speak meanwhile; and never over their words, or
+            # instead of an operator.
+            if greeting and self._machine.user == "silent" and self._machine.operator is None:
                 return await self._react(turns.SayAsked(greeting))
         return None
 
     async def _free(self, reason: str) -> None:
         """The one way out: whatever happened before and whatever hangs now, this frees everything."""
         self._inbox.close()
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.close()
         tidying = asyncio.create_task(self._tidy(), name=f"closing {self.id}")
         try:
             await asyncio.wait({tidying}, timeout=self._limits.close_ms / 2000)
@@ -348,27 +371,8 @@ class Session:
             receiver, rates, started, audio=audio, owner=owner, guest=guest, token=resume_token, last_seq=last_seq
         )
         self._tally.resumes += bool(resume_token)
-        if not guest:
-            self._linked = True
-            self._stop_timer("idle")
-        if audio:
-            self._post(turns.AudienceChanged(True))
-        if not guest:
-            if self._abandoned and played_ms is not None and self._scope is not None:
-                # What it counts may be of an earlier reply than the one it has not heard of yet.
-                self._playout.report(played_ms if self._scope.begun_seq <= last_seq else 0.0)
-            self._come_back()
+        self._presence.came(audio=audio, guest=guest, last_seq=last_seq, played_ms=played_ms)
         return link
-
-    def _come_back(self) -> None:
-        """Somebody is there again: the reply that nobody heard the end of goes on, or not, as the agent has it."""
-        if not self._abandoned:
-            return
-        self._abandoned = False
-        if self.agent.turns.on_resume == "continue" and self._scope is not None:
-            self._scope.resume()
-        else:
-            self._post(turns.InterruptAsked())
 
     def _started(self, rates: Rates) -> SessionStarted:
         return SessionStarted(
@@ -376,6 +380,7 @@ class Session:
             agent_version=self._answerer.chosen.version or 0,
             input_rate=rates.input,
             output_rate=rates.output,
+            recorded=self.agent.recording.enabled,
         )
 
     def detach(self, link: LocalLink) -> None:
@@ -384,59 +389,14 @@ class Session:
             return
         if self._speaker is link:
             self._speaker = None
-        if link.audio and not self._audience.hears:
-            self._post(turns.AudienceChanged(False))
-        if link.guest:
-            return
-        if link.audio and not self._audience.attended:
-            self._abandon()
-        self._idle()
-
-    def _abandon(self) -> None:
-        """Nobody hears the rest, so it must not count as heard: it waits for somebody to come back."""
-        scope = self._scope
-        # Those who only read get the whole text.
-        if scope is None or not self._playout.playing or self._audience.present:
-            return
-        self._abandoned = True
-        scope.hold()
-
-    def _idle(self) -> None:
-        """Nobody is connected: end after the grace period."""
-        if not self._audience.present and not self._inbox.closed:
-            # Who writes comes and goes with every message, and thinks longer between them.
-            grace = self._limits.idle_s if self._linked else max(self._limits.idle_s, self._limits.chat_idle_s)
-            self._arm("idle", grace, self._leave)
-
-    def _leave(self) -> None:
-        """The grace period is over. What is still being answered is answered first: its events are stored and sent."""
-        if self._scope is not None and not self._abandoned:
-            self._idle()
-        else:
-            self.end("idle")
+        self._presence.left(audio=link.audio, guest=link.guest)
 
     def watch(self, observer: Observer, *, present: bool) -> Callable[[], None]:
         """Show all events from now on to `observer`; returns the (idempotent) way to stop that.
 
         `present`: for somebody who takes part, so that the session does not end for want of company meanwhile.
         """
-        unsubscribe = self.bus.subscribe(observer)
-        if not present:
-            return unsubscribe
-        self._audience.readers += 1
-        self._stop_timer("idle")
-        self._come_back()
-        gone = False
-
-        def leave() -> None:
-            nonlocal gone
-            unsubscribe()
-            if not gone:
-                gone = True
-                self._audience.readers -= 1
-                self._idle()
-
-        return leave
+        return self._presence.watch(observer, present=present)
 
     def recent(self, after_seq: int) -> list[tuple[int, bytes]] | None:
         """The events after that number, with their JSON, as far as they are kept in memory; None: not all of them."""
@@ -453,6 +413,8 @@ class Session:
             self._speaker = link
         if self._speaker is not link or self._inbox.closed:
             return
+        if (tape := self.deck.tape) is not None:
+            tape.user(pcm, self._clock.monotonic())
         try:
             self._ear.listener.feed(pcm)
         except FAULTS as error:
@@ -473,6 +435,9 @@ class Session:
             case Playback(reply_id=reply_id, played_ms=played_ms):
                 if self._scope is not None and self._scope.entry.reply_id == reply_id:
                     self._playout.report(played_ms)
+                    if (tape := self.deck.tape) is not None and not self._playout.held:
+                        ahead_ms = self._playout.sent_ms - self._playout.played_ms()
+                        tape.reported(ahead_ms, self._clock.monotonic())
                 elif self._settling is not None and self._settling.entry.reply_id == reply_id:
                     self._settling.report(played_ms)
             case Text(text=text):
@@ -494,17 +459,6 @@ class Session:
                     fix="Connect again to change it.",
                 )
 
-    def interrupt(self) -> None:
-        """Stop the answer now, if there is one.
-
-        Raises:
-            SessionError: the session is over.
-            ProtocolError: commands come faster than they can be taken (`too_fast`).
-        """
-        self._check_live()
-        self._check_pace()
-        self._post(turns.InterruptAsked())
-
     def write(self, text: str) -> str:
         """The user says `text` in writing: an answer under way is interrupted. Returns the id of the turn.
 
@@ -517,21 +471,19 @@ class Session:
         self._check_pace()
         self._wrote_at = self._clock.monotonic()
         self._post(turns.UserWrote(text, turn_id))
-        self._idle()
+        self._presence.idle()
         return turn_id
 
-    def say(self, text: str) -> str:
-        """Let the agent say `text`, at once: an answer under way is interrupted. Returns the id of the turn.
+    @property
+    def operator(self) -> str | None:
+        """The name of who speaks instead of the agent."""
+        lease = self.steering.lease if self.ended_reason is None else None
+        return lease.operator.name if lease is not None else None
 
-        Raises:
-            SessionError: the session is over.
-            ProtocolError: the text is empty or too long, or commands come too fast.
-        """
-        self._check_live()
-        text, turn_id = check_text(text, self._limits), new_id("turn")
-        self._check_pace()
-        self._post(turns.SayAsked(text, turn_id))
-        return turn_id
+    @property
+    def listeners(self) -> int:
+        """How many people listen in."""
+        return self.deck.listeners
 
     @property
     def metrics(self) -> SessionMetrics:
@@ -545,6 +497,10 @@ class Session:
     def _check_pace(self) -> None:
         if len(self._inbox) > self._limits.inbox // 2:
             raise ProtocolError("Messages come too fast.", code="too_fast", fix="Wait for the answers.", retryable=True)
+
+    def _check_free(self) -> None:
+        self._check_live()
+        self._check_pace()
 
     def complain(self, error: RejoinderError) -> None:
         """Tell everybody connected of an error that does not end the session."""
@@ -570,8 +526,8 @@ class Session:
                     self._discarded += 1
                     self._tally.speculations_discarded += 1
                     await scope.cancel(None)
-            case turns.CancelReply(_, reason):
-                await self._cancel(reason)
+            case turns.CancelReply(_, reason, by_user):
+                await self._cancel(reason, by_user)
             case turns.Duck():
                 if self._scope is not None:
                     self._scope.duck()
@@ -579,7 +535,7 @@ class Session:
                 if self._scope is not None:
                     self._scope.hold()
             case turns.Resume():
-                if self._scope is not None and not self._abandoned:
+                if self._scope is not None and not self._presence.abandoned:
                     self._scope.resume()
             case turns.TellInterruption():
                 self._tell_interruption(command)
@@ -591,6 +547,12 @@ class Session:
                 timer = TurnTimer(self._clock.monotonic())
                 self._scope = TurnScope(self._answerer.stage, epoch, entry, timer, self._audible(), text)
                 self._scope.commit(speculated=False)
+            case turns.KeepTurn(turn, text):
+                self._keep(turn, text)
+            case turns.Answer(epoch):
+                await self._answer(epoch)
+            case turns.TellOperator(what):
+                self._tell_operator(what)
             case turns.TellTimeout(what):
                 self._tally.timeouts[what] += 1
             case turns.DropTurn(turn, failed, mumbled):
@@ -607,9 +569,9 @@ class Session:
             case turns.EndUtterance():
                 self._ear.listener.end_utterance()
             case turns.ArmTimer(name, at):
-                self._arm(name, at - self._clock.monotonic(), lambda: self._post(turns.TimerFired(name)))
+                self._timers.arm(name, at - self._clock.monotonic(), lambda: self._post(turns.TimerFired(name)))
             case turns.StopTimer(name):
-                self._stop_timer(name)
+                self._timers.stop(name)
 
     def _tell_speech(self, what: str, turn: int, silence_ms: int) -> None:
         turn_id = self._turn_id(turn)
@@ -627,7 +589,7 @@ class Session:
     def _watch(self) -> None:
         """While the user speaks, look that their audio keeps coming."""
         if not self._ear.listener.stall(_STALL_S) and self._ear.listener.speaking:
-            self._arm("stall", _STALL_S / 2, self._watch)
+            self._timers.arm("stall", _STALL_S / 2, self._watch)
 
     def _propose(self, epoch: int, turn: int, text: str) -> None:
         spoken = turn == self._speech_turn
@@ -635,10 +597,9 @@ class Session:
         if spoken:
             timer.mark("transcript", self._ear.understood_at)
         self._settle()
-        if self._next is not None:
+        if self._succession.next is not None:
             self._hand_over()
-        if self._prefilling is not None:
-            self._prefilling.cancel()
+        self._stop_prefill()
         entry = self.journal.propose(self._turn_id(turn), new_id("rep"), text)
         discarded, self._discarded = self._discarded, 0
         since = self._ear.asked_at if spoken else self._wrote_at
@@ -657,53 +618,61 @@ class Session:
         self._tally.speculations_kept += speculated
         scope.commit(speculated)
 
-    async def _cancel(self, reason: Literal["interrupted", "failed", "ended"]) -> None:
+    def _keep(self, turn: int, text: str) -> None:
+        """The user's turn is over, and an operator has it."""
+        turn_id = self._turn_id(turn)
+        if turn == self._speech_turn:
+            self._publish(Transcript(turn_id=turn_id, text=text, final=True))
+        self._tally.turns += 1
+        self.journal.keep(turn_id, text)
+        self._publish(TurnCommitted(turn_id=turn_id, text=text))
+
+    async def _answer(self, epoch: int) -> None:
+        """The operator has left it to the agent to answer the user's last turn."""
+        await self._finish_scope()
+        self._settle()
+        if self._succession.next is not None:
+            self._hand_over()
+        self._stop_prefill()
+        entry = self.journal.reopen(new_id("rep"))
+        timer = TurnTimer(self._clock.monotonic())
+        self._scope = TurnScope(self._answerer.stage, epoch, entry, timer, self._audible())
+        self._scope.commit(speculated=False)
+
+    def _tell_operator(self, what: turns.TakenOver | turns.HandedBack) -> None:
+        if isinstance(what, turns.TakenOver):
+            self._stop_prefill()
+            self._publish(OperatorTookOver(operator=what.operator))
+        else:
+            self._publish(OperatorHandedBack(operator=what.operator, reason=what.reason))
+
+    async def _cancel(self, reason: Literal["interrupted", "failed", "ended"], by_user: bool = True) -> None:
         if self._scope is None:
             return
         scope, self._scope = self._scope, None
-        self._abandoned = False
+        self._presence.abandoned = False
         self._settle()
-        await scope.cancel(reason if scope.committed else None)
+        await scope.cancel(reason if scope.committed else None, by_user=by_user)
         if scope.unsettled:
             self._settling = scope
-            self._arm("settle", _SETTLE_S, self._settle)
+            self._timers.arm("settle", _SETTLE_S, self._settle)
 
     def _settle(self) -> None:
         """What was heard of an interrupted reply is wanted now, whether or not its client has said how far it came."""
-        self._stop_timer("settle")
+        self._timers.stop("settle")
         scope, self._settling = self._settling, None
         if scope is not None:
             scope.settle()
 
-    async def _transfer(self, name: str) -> str:
-        """A tool wants the agent called `name` to answer from the end of this reply on; what the model is told.
-
-        Raises:
-            ToolError: this agent may not hand over to that one, or that one cannot answer.
-        """
-        allowed = self.agent.transfers
-        if name not in allowed:
-            raise ToolError(f"You cannot transfer to {name[:80]!r}. You can to: {', '.join(allowed) or 'nobody'}.")
-        self._transfers += 1
-        number = self._transfers
-        try:
-            chosen, services = await self._host.choose(name)
-        except RejoinderError as error:
-            log.warning("%s cannot be transferred to %s: %s", self.id, name, error.explain())
-            raise ToolError(f"{name} cannot take over now.") from None
-        if number == self._transfers:
-            # Of several the last one that was asked for counts, not the one that took longest to load.
-            self._next = Answerer(chosen, services, self._place)
-        return f"{name} takes over when this answer is over. Say so in a few words."
-
     def _hand_over(self) -> str:
         """From now on the next one answers, and listens with the ears of the first one; what it would say first."""
-        assert self._next is not None
-        former, self._answerer, self._next = self._answerer, self._next, None
+        former, self._answerer = self._answerer, self._succession.take()
         self._keeping = None
         chosen = self._answerer.chosen
         self._hooks.agent = chosen.name
-        self._publish(AgentChanged(agent=chosen.name, agent_version=chosen.version or 0, former=former.chosen.name))
+        changed = AgentChanged(agent=chosen.name, agent_version=chosen.version or 0, former=former.chosen.name)
+        changed.recorded = chosen.definition.recording.enabled
+        self._publish(changed)
         return chosen.definition.greeting
 
     def _tell_interruption(self, told: turns.TellInterruption) -> None:
@@ -771,14 +740,25 @@ class Session:
             judgement = self._ear.judge(turns.JudgeOverlap(self._speech_turn, 0, speech_ms, final=False), text)
             if judgement is not None and judgement.stop:
                 self._post(turns.OverlapJudged(None, True, judgement.cause, text))
-        elif self._machine.reply is None and self.agent.turns.prefill:
+        else:
             self._prefill(text)
 
+    def _read_ahead(self) -> None:
+        """While nobody speaks, let the LLM read what any answer will begin with."""
+        if self._machine.user == "silent":
+            self._prefill("")
+
     def _prefill(self, text: str) -> None:
-        """Let the LLM read what the user has said so far; the newest text counts."""
+        """Let the LLM read what the user has said so far, if it is to answer; the newest text counts."""
+        machine = self._machine
+        if machine.reply is not None or machine.operator is not None or not self.agent.turns.prefill:
+            return
+        self._stop_prefill()
+        self._prefilling = self._spawn(self._answerer.brain.prefill(text), f"prefill for {self.id}")
+
+    def _stop_prefill(self) -> None:
         if self._prefilling is not None:
             self._prefilling.cancel()
-        self._prefilling = self._spawn(self._answerer.brain.prefill(text), f"prefill for {self.id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run `work` beside the conversation; what it raises is logged, and hurts nobody."""
@@ -814,6 +794,8 @@ class Session:
         return self._answerer.voice if self._audience.hears else None
 
     def _deliver(self, pcm: bytes, last: bool) -> None:
+        if (tape := self.deck.tape) is not None:
+            tape.agent(pcm, self._clock.monotonic())
         self._audience.deliver(pcm, last)
 
     def _first_sent(self, epoch: int) -> None:
@@ -841,28 +823,3 @@ class Session:
             "response_ms": metrics.response_us / 1000,
             "spans": {span.name: span.us / 1000 for span in metrics.spans},
         }
-
-    def _arm(self, name: str, delay: float, call: Callable[[], object]) -> None:
-        self._stop_timer(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, delay), call)
-
-    def _stop_timer(self, name: str) -> None:
-        if timer := self._timers.pop(name, None):
-            timer.cancel()
-
-
-def check_text(text: str, limits: Limits) -> str:
-    """`text` as it is taken, from a user or for the agent to say.
-
-    Raises:
-        ProtocolError: it has no words (`empty_text`) or too many (`text_too_long`).
-    """
-    if not text.strip():
-        raise ProtocolError("The text is empty.", code="empty_text", fix="Send at least one word.")
-    if len(text) > limits.text_chars:
-        raise ProtocolError(
-            f"The text has {len(text)} characters; at most {limits.text_chars} are taken.",
-            code="text_too_long",
-            fix="Send it in parts.",
-        )
-    return text.strip()

@@ -114,6 +114,15 @@ class Deadlines(_Section):
     )
 
 
+class Recording(_Section):
+    """Whether conversations with an agent are kept as sound, and for how long."""
+
+    enabled: bool = Field(False, description="Keep the sound of conversations; those who call must be told.")
+    retention_days: int | None = Field(
+        30, ge=1, le=36_500, description="After so many days the sound is deleted; None: never."
+    )
+
+
 def _as_chain(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -152,6 +161,7 @@ class Agent(_Section):
     )
     turns: TurnPolicy = TurnPolicy()
     deadlines: Deadlines = Deadlines()
+    recording: Recording = Recording()
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """The names of its providers of `kind`, in the order in which they are asked."""
@@ -226,6 +236,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     database_url: str = "sqlite+aiosqlite:///rejoinder.db"
     models_dir: Path = Path(platformdirs.user_cache_dir("rejoinder")) / "models"
+    recordings_dir: Path = Field(Path("recordings"), description="Where the sound of recorded conversations is kept.")
     default_agent: str = "guide"
     allowed_origins: tuple[str, ...] = Field((), description="Web origins besides the server's own that may connect.")
     agents: dict[str, Agent] = {}
@@ -234,6 +245,9 @@ class Settings(BaseSettings):
     plugin_modules: tuple[str, ...] = Field((), description="Modules that are plugins, too, by import name.")
     disabled_plugins: tuple[str, ...] = ()
     required_plugins: tuple[str, ...] = Field((), description="Plugins without which the server does not start.")
+    store_llm_requests: bool = Field(
+        True, description="What LLMs are sent is stored with each reply; it holds the instructions and what was said."
+    )
     auth: Auth = Auth()
     limits: Limits = Limits()
     webhooks: WebhookOptions = WebhookOptions()
@@ -290,6 +304,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "limits": Limits,
     "turns": TurnPolicy,
     "deadlines": Deadlines,
+    "recording": Recording,
     "auth": Auth,
     "webhooks": WebhookOptions,
 }

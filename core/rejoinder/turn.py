@@ -61,6 +61,8 @@ class Stage:
     """Which ones answered last, by kind."""
     speculation_tokens: int
     """Pieces of text that a reply may be ahead while it is only proposed."""
+    sent: Callable[[Entry], None] = lambda entry: None
+    """Told of a reply that is over and that the LLM was asked for: what it was sent is let go of next."""
 
 
 class _Played(NamedTuple):
@@ -116,6 +118,9 @@ class TurnScope:
         self._unsettled: tuple[EndReason, _Played] | None = None
         self._reported_ms: float | None = None
         self._error: RejoinderError | None = None
+        self._begins = entry.state == "proposed"
+        """The user's turn is committed with it; else it is an answer to one that was committed before."""
+        self._by_user = True
         self._left_out = False
         """A plugin did not want some of it to be spoken."""
         stage.playout.begin(epoch)
@@ -139,7 +144,7 @@ class TurnScope:
         self._speculated = speculated
         self._committed_at = stage.clock.monotonic()
         stage.journal.commit(self.entry)
-        if self.entry.user_text is not None:
+        if self._begins and self.entry.user_text is not None:
             stage.publish(TurnCommitted(turn_id=self.entry.turn_id, text=self.entry.user_text))
         started = ReplyStarted(reply_id=self.entry.reply_id, turn_id=self.entry.turn_id)
         stage.publish(started)
@@ -182,8 +187,8 @@ class TurnScope:
             self._stage.publish(ReplyResumed(reply_id=self.entry.reply_id, from_ms=round(position)))
         playout.resume(position)
 
-    async def cancel(self, reason: EndReason | None) -> None:
-        """Stop at once; with `reason` None (never committed) there is no trace.
+    async def cancel(self, reason: EndReason | None, *, by_user: bool = True) -> None:
+        """Stop at once; with `reason` None (never committed) there is no trace. `by_user`: they interrupted it.
 
         The playout is cleared and the client told before the producers are waited for: their output is mute already,
         so a slow one must not delay the silence. Where the client reports what it plays, the reply is `unsettled`
@@ -192,6 +197,7 @@ class TurnScope:
         self._host.cancel()
         if self._over:
             return
+        self._by_user = by_user
         played = self._stop_playing()
         if reason is not None and played.sent_ms and not played.told:
             self._silence(played.ms)
@@ -261,7 +267,8 @@ class TurnScope:
             heard = " ".join(segment.text for segment in entry.segments)
         else:
             heard = entry.heard(position_ms)
-        stage.journal.finish(entry, heard.strip(), cut=reason != "completed", by_user=reason == "interrupted")
+        by_user = reason == "interrupted" and self._by_user
+        stage.journal.finish(entry, heard.strip(), cut=reason != "completed", by_user=by_user)
         stage.publish(
             ReplyFinished(
                 reply_id=entry.reply_id,
@@ -273,8 +280,11 @@ class TurnScope:
                 estimated=played.estimated,
             )
         )
+        if entry.sent:
+            stage.sent(entry)
+            entry.sent.clear()
         # A turn that was never answered has no response time; counting its wait would flatter the figures.
-        if entry.user_text is not None and "sent" in self.timer:
+        if self._begins and entry.user_text is not None and "sent" in self.timer:
             spans = self.timer.spans()
             stage.publish(
                 TurnMetrics(

@@ -348,7 +348,7 @@ path = Path(sys.argv[1])
 async def main():
     store = Store(f"sqlite+aiosqlite:///{path}")
     await store.open()
-    store.writer.put(Write.SESSION, ("ses_1", None, "guide", None, 1, 2, 3))
+    store.writer.put(Write.SESSION, ("ses_1", None, "guide", None, 1, 2, 3, None, None))
     store.writer.put(Write.EVENT, ("ses_1", 1, 1, "error", "first"))
     await store.writer.flush()
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

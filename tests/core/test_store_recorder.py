@@ -69,7 +69,7 @@ def test_a_session_belongs_to_the_room_it_joined() -> None:
     bench = Bench()
     bench.recorder.join(SESSION, "room_1")
     bench.say(events.SessionStarted(agent="guide", agent_version=2, input_rate=16_000, output_rate=24_000))
-    assert bench.of(Write.SESSION) == [(SESSION, "room_1", "guide", 2, 1001, 16_000, 24_000)]
+    assert bench.of(Write.SESSION) == [(SESSION, "room_1", "guide", 2, 1001, 16_000, 24_000, None, None)]
 
 
 def test_a_turn_is_what_was_said_answered_and_heard(bench: Bench) -> None:
@@ -149,7 +149,7 @@ def test_an_error_before_the_start_has_a_session_to_belong_to() -> None:
     bench = Bench()
     bench.say(events.Error(code="missing_model", message="No model."))
     bench.say(events.SessionStarted(agent="guide", input_rate=16_000, output_rate=24_000))
-    assert bench.of(Write.SESSION) == [(SESSION, None, "", None, 1001, 0, 0)]
+    assert bench.of(Write.SESSION) == [(SESSION, None, "", None, 1001, 0, 0, None, None)]
     assert bench.of(Write.SESSION_STARTED) == [("guide", None, 1002, 16_000, 24_000, SESSION)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,7 +20,7 @@ from rejoinder.store import schema
 from rejoinder.store.statements import Row, Write
 from rejoinder.store.writer import Writer
 
-SESSION: Row = ("ses_1", None, "guide", None, 1, 16_000, 24_000)
+SESSION: Row = ("ses_1", None, "guide", None, 1, 16_000, 24_000, None, None)
 
 
 def message(seq: int, session_id: str = "ses_1") -> Row:
@@ -317,3 +317,43 @@ def test_closing_during_an_outage_ends_and_says_how_much_was_lost(path: Path, ca
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())
     assert any("5 rows were not stored" in record.message for record in caplog.records)
+
+
+def a_request(reply: str, size: int = 10) -> Row:
+    return (reply, 0, "ses_1", None, 1, "guide", "x" * size, "[]", 300, 0.3)
+
+
+def test_when_it_is_full_the_oldest_requests_to_llms_go_first(path: Path) -> None:
+    async def scenario() -> None:
+        async with writing(path, capacity=20) as (writer, engine):
+            for number in range(10):
+                writer.put(Write.LLM_REQUEST, a_request(f"r{number}"))
+            for seq in range(1, 11):
+                writer.put(Write.EVENT, an_event(seq))
+            assert (writer.waiting, writer.dropped) == (20, 0)
+            writer.put(Write.EVENT, an_event(11))
+            assert (writer.waiting, writer.dropped) == (19, 2)
+            await writer.flush()
+            async with engine.connect() as connection:
+                kept = (await connection.exec_driver_sql("SELECT reply_id FROM llm_requests")).scalars().all()
+                count = await connection.scalar(text("SELECT count(*) FROM events"))
+            assert sorted(kept) == [f"r{number}" for number in range(2, 10)]
+            assert count == 11
+
+    asyncio.run(scenario())
+
+
+def test_requests_to_llms_take_only_so_much_memory(path: Path) -> None:
+    async def scenario() -> None:
+        async with writing(path) as (writer, _):
+            for number in range(20):
+                writer.put(Write.LLM_REQUEST, a_request(f"r{number}", 1_000_000))
+            assert (writer.waiting, writer.dropped) == (16, 4)
+            for number in range(600):
+                writer.put(Write.LLM_REQUEST, a_request(f"s{number}"))
+            assert writer.waiting <= 500
+            await writer.flush()
+            assert writer.waiting == 0
+            assert writer.rejected == 0
+
+    asyncio.run(scenario())

@@ -13,7 +13,7 @@ from rejoinder.app import Runtime
 from rejoinder.session import Session, check_text
 from rejoinder.store.records import InterruptionRecord, MessageRecord, SessionRecord, TurnRecord, counts_of
 from rejoinder_adapters.security import needs
-from rejoinder_adapters.sessions import live_session, stored_session
+from rejoinder_adapters.sessions import live_session, origin_of, stored_session
 
 Asked = Request[Any, Any, State]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
@@ -116,10 +116,10 @@ def routes(runtime: Runtime) -> list[Any]:
         return Response("".join(lines), media_type=MediaType.TEXT)
 
     @post("/v1/sessions/{session_id:str}/messages", guards=talking, status_code=202, operation_id="send_message")
-    async def write(session_id: FromPath[str], data: JSONBody[Words]) -> Accepted:
+    async def write(session_id: FromPath[str], data: JSONBody[Words], request: Asked) -> Accepted:
         """The user says this in writing; an answer under way is interrupted. The answer comes as events."""
         text = check_text(data.text, runtime.settings.limits)
-        session = await live_session(runtime, session_id)
+        session = await live_session(runtime, session_id, origin=origin_of(request, "rest"))
         return Accepted(session_id, session.write(text))
 
     @post("/v1/sessions/{session_id:str}/interrupt", guards=talking, status_code=204, operation_id="interrupt_session")

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from rejoinder.clock import Clock, SystemClock
 from rejoinder.events import ServerEvent, ToolCalled, ToolProgress, ToolReturned
 from rejoinder.hooks import SessionHooks
-from rejoinder.journal import NOT_STARTED, Entry, Journal, ToolRound
+from rejoinder.journal import NOT_STARTED, Entry, Journal, Sent, ToolRound
 from rejoinder.providers import LlmRequest, Tool, ToolCall, ToolContext
 from rejoinder.settings import Agent
 from rejoinder.stages.chain import LlmChain
@@ -42,6 +43,7 @@ class Brain:
     record: Tell
     """Publishes what happened, also after the reply is over."""
     hooks: SessionHooks
+    clock: Clock = field(default_factory=SystemClock)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +87,12 @@ class Brain:
             calls: list[ToolCall] = []
             before = len(entry.text)
             request = await self.hooks.before_llm(request)
+            sent = Sent(request, self.clock.wall_ms())
+            if entry.state != "finished":
+                entry.sent.append(sent)
             async with aclosing(self.llm.stream(request)) as deltas:
                 async for delta in deltas:
+                    sent.provider = sent.provider or self.llm.used
                     if isinstance(delta, ToolCall):
                         calls.append(delta)
                     elif delta:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from rejoinder import events
-from rejoinder.store.records import counts_of
+from rejoinder.store.records import LlmSent, counts_of
 from rejoinder.store.statements import Row, Write
 
+log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _json = msgspec.json.Encoder().encode
 _TAGS: dict[type, str] = {kind: str(kind.__struct_config__.tag) for kind in get_args(events.ServerEvent)}
+_LARGEST_REQUEST = 1 << 20
+"""Characters of JSON; what an LLM was sent beyond that is not kept."""
 _KEPT = 8  # turns and replies of a session that may still get an event
 
 
@@ -36,6 +40,7 @@ class Recorder:
         self._put = put
         self._sessions: dict[str, _Session] = {}
         self._rooms: dict[str, str] = {}
+        self._origins: dict[str, tuple[str, str]] = {}
         self._project: dict[type, Callable[[_Session, str, Any], None]] = {
             events.SessionStarted: self._session_started,
             events.SessionMetrics: self._session_metrics,
@@ -52,6 +57,24 @@ class Recorder:
     def join(self, session_id: str, room_id: str) -> None:
         """Say before a session's first event that it is held in `room_id`."""
         self._rooms[session_id] = room_id
+
+    def came(self, session_id: str, channel: str, client: str) -> None:
+        """Say before a session's first event how its first client came, and its User-Agent ("": unknown)."""
+        self._origins[session_id] = (channel, client)
+
+    def llm_requests(self, session_id: str, turn_id: str, reply_id: str, sent: Iterable[LlmSent]) -> None:
+        """Record what the LLM was sent for a reply that has just finished; one that is too large is left out."""
+        if session_id not in self._sessions:
+            return
+        for position, one in enumerate(sent):
+            if len(one.messages) + len(one.tools) > _LARGEST_REQUEST:
+                log.warning("what the LLM was sent for %s is too large to be kept", reply_id)
+                continue
+            about = (one.at, one.provider, one.messages, one.tools)
+            self._put(
+                Write.LLM_REQUEST,
+                (reply_id, position, session_id, turn_id, *about, one.max_tokens, one.temperature),
+            )
 
     def on_event(self, session_id: str, event: events.Event, encoded: bytes) -> None:
         """Record `event`, whose JSON is `encoded`; events without a number (`pong`) are not recorded."""
@@ -76,7 +99,9 @@ class Recorder:
         agent, version, rates = "", None, (0, 0)
         if isinstance(event, events.SessionStarted):
             agent, version, rates = event.agent, event.agent_version or None, (event.input_rate, event.output_rate)
-        self._put(Write.SESSION, (session_id, room, agent, version, event.at, *rates))
+        channel, client = self._origins.pop(session_id, ("", ""))
+        came = (channel or None, _storable(client) or None)
+        self._put(Write.SESSION, (session_id, room, agent, version, event.at, *rates, *came))
         return session
 
     def _session_started(self, session: _Session, session_id: str, event: events.SessionStarted) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from rejoinder.events import Event, SessionMetrics
@@ -23,8 +25,9 @@ class RoomRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation; rates are Hz, `ended_at` is None while it lasts (or where its process died).
 
-    `agent_version` is None for an agent of the settings. `metrics` is what happened in it, known once it has ended; the
-    fields of `session.metrics`.
+    `agent_version` is None for an agent of the settings. `channel` is how its first client came (`websocket`, `sse`,
+    `rest`, `chat`), `client` what that called itself (User-Agent); None: nobody knows. `metrics` is what happened in
+    it, known once it has ended; the fields of `session.metrics`.
     """
 
     id: str
@@ -37,6 +40,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     input_rate: int
     output_rate: int
     metrics: Counts | None
+    channel: str | None = None
+    client: str | None = None
 
 
 class SpanRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +111,34 @@ class InterruptionRecord(msgspec.Struct, frozen=True, kw_only=True):
     speech_ms: int
     text: str
     at: int
+
+
+class LlmSent(NamedTuple):
+    """What an LLM was sent; `messages` and `tools` are JSON text, `provider` who answered ("": nobody did)."""
+
+    at: int
+    provider: str
+    messages: str
+    tools: str
+    max_tokens: int
+    temperature: float
+
+
+class LlmRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What an LLM was sent for a reply, exactly; `position` counts its rounds from 0, `provider` is who answered.
+
+    `messages` and `tools` are JSON as it was stored. Where plugins hide what is stored, they are as those left them.
+    """
+
+    reply_id: str
+    turn_id: str | None
+    position: int
+    at: int
+    provider: str
+    messages: msgspec.Raw
+    tools: msgspec.Raw
+    max_tokens: int
+    temperature: float
 
 
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,12 @@ _log = logging.getLogger(__name__)
 _INTERVAL_S = 0.1
 _LARGEST_BATCH = 2000
 _BACKOFF_S = (0.1, 5.0)  # first, longest
+_HEAVIEST, _MOST_HEAVY = 16 << 20, 500
+"""Of what LLMs were sent so many characters and rows may wait, at most."""
 _CHATTER = frozenset({"reply.text", "user.transcript"})
+
+_MESSAGES, _TOOLS = 6, 7
+"""Where these stand in a row of `Write.LLM_REQUEST`."""
 
 Batch = list[list[Row]]
 """The rows of each `Write`, by its number."""
@@ -27,7 +32,8 @@ class Writer:
     """Writes rows in batches, one transaction each; `put` neither blocks nor fails.
 
     While the database refuses, rows wait and are tried again, at most `capacity` of them: beyond that the oldest
-    events of streamed text go first, then other events, then new rows are refused (all counted in `dropped`). A row
+    requests to LLMs go first (they are large, so there is a bound for their size, too), then events of streamed text,
+    then other events, then new rows are refused (all counted in `dropped`). A row
     that is itself at fault is taken out of its batch, logged by its key and counted in `rejected`.
     """
 
@@ -64,6 +70,8 @@ class Writer:
         if self._closed or (self._waiting + self._in_flight >= self._capacity and not self._make_room()):
             self.dropped += 1
             return
+        if write is Write.LLM_REQUEST:
+            self._lighten(row)
         self._pending[write].append(row)
         self._waiting += 1
         if self._waiting == 1:
@@ -203,9 +211,26 @@ class Writer:
             self._uncertain = True
             await connection.commit()
 
+    def _lighten(self, row: Row) -> None:
+        """Drop the oldest requests to LLMs, so that they do not take much memory once `row` waits, too."""
+        heavy = self._pending[Write.LLM_REQUEST]
+        weight = _weight(row) + sum(map(_weight, heavy))
+        dropped = 0
+        while dropped < len(heavy) and (weight > _HEAVIEST or len(heavy) - dropped >= _MOST_HEAVY):
+            weight -= _weight(heavy[dropped])
+            dropped += 1
+        del heavy[:dropped]
+        self._waiting -= dropped
+        self.dropped += dropped
+
     def _make_room(self) -> bool:
         pending = self._pending[Write.EVENT]
         quota = max(1, self._capacity // 10)
+        if heavy := len(self._pending[Write.LLM_REQUEST][:quota]):
+            del self._pending[Write.LLM_REQUEST][:heavy]
+            self._waiting -= heavy
+            self.dropped += heavy
+            return True
         kept: list[Row] = []
         dropped = 0
         for position, row in enumerate(pending):
@@ -244,6 +269,11 @@ class Writer:
             _log.warning("The database takes rows again; %d were dropped so far.", self.dropped)
         self._failure = None
         self._dropping = False
+
+
+def _weight(request: Row) -> int:
+    """Characters of what an LLM was sent."""
+    return len(request[_MESSAGES]) + len(request[_TOOLS])
 
 
 def _empty() -> Batch:

@@ -16,6 +16,7 @@ from rejoinder.errors import UnknownName
 from rejoinder.events import ClearAudio, ClientCommand, Event, Playback, ReplyStarted, ServerEvent, Text
 from rejoinder.hooks import Hooks, SessionHooks
 from rejoinder.host import Host, Services
+from rejoinder.journal import Entry
 from rejoinder.local import LocalLink
 from rejoinder.manager import Plugins
 from rejoinder.playhead import Playhead
@@ -189,11 +190,13 @@ async def pilot(
     observer: Callable[[ServerEvent, bytes], None] = lambda event, data: None,
     others: Mapping[str, tuple[Agent, ScriptedLlm]] | None = None,
     plugins: Plugins | None = None,
+    sent: Callable[[str, SessionHooks, Entry], None] = lambda session_id, hooks, entry: None,
 ) -> AsyncIterator[SessionPilot]:
     """A running session on scripted providers and its pilot; closed at the end, with nothing left behind.
 
     `fallback` is the LLM that is asked when `llm` fails or is late. `others` are agents, with their LLMs, to whom the
-    session may be transferred. The hooks of `plugins` are called; `observer` sees events as they are stored.
+    session may be transferred. The hooks of `plugins` are called; `observer` sees events as they are stored,
+    `sent` is told of each reply that the LLM was asked for when it is over.
     """
     tts = tts or ScriptedTts()
     client = SessionPilot(rate=tts.sample_rate, reports=reports)
@@ -233,6 +236,7 @@ async def pilot(
         observer=watch,
         straggler=stragglers.append,
         on_ended=lambda session: None,
+        sent=sent,
         choose=choose,
     )
     before = asyncio.all_tasks()
