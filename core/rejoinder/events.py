@@ -29,7 +29,7 @@ class SessionStarted(Event, tag="session.started"):
     """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz).
 
     `agent_version` is 0 for an agent of the settings. `resume_token` lets this connection come back after it was lost;
-    `resumed` says that it did.
+    `resumed` says that it did. `recorded`: what is said is kept as sound, and whoever speaks should know.
     """
 
     agent: str
@@ -38,14 +38,19 @@ class SessionStarted(Event, tag="session.started"):
     agent_version: int = 0
     resume_token: str = ""
     resumed: bool = False
+    recorded: bool = False
 
 
 class AgentChanged(Event, tag="agent.changed"):
-    """From now on `agent` answers, to whom the agent called `former` has transferred the conversation."""
+    """From now on `agent` answers, to whom the agent called `former` has transferred the conversation.
+
+    `recorded`: from now on the sound is kept (or, if not, no longer).
+    """
 
     agent: str
     former: str
     agent_version: int = 0
+    recorded: bool = False
 
 
 class OperatorTookOver(Event, tag="operator.took_over"):

@@ -443,8 +443,7 @@ class Session:
             case Text(text=text):
                 self.write(text)
             case Interrupt():
-                self._check_pace()
-                self._post(turns.InterruptAsked())
+                self.interrupt()
             case End(reason=reason):
                 self.end(reason[:80] or "client_ended")
             case Ping(t=t):
@@ -473,6 +472,14 @@ class Session:
         self._post(turns.UserWrote(text, turn_id))
         self._presence.idle()
         return turn_id
+
+    def interrupt(self) -> None:
+        """Stop the answer now, if there is one; see `Steering.interrupt`."""
+        self.steering.interrupt()
+
+    def say(self, text: str) -> str:
+        """Let the agent say `text`, whoever has taken over; see `Steering.say`."""
+        return self.steering.say(text)
 
     @property
     def operator(self) -> str | None:

@@ -11,7 +11,17 @@ from pydantic import BaseModel
 from rejoinder.catalog import fixed_agent
 from rejoinder.errors import ConfigError, UnknownName, listed
 from rejoinder.manager import load_plugins
-from rejoinder.settings import Agent, Auth, Deadlines, Limits, Settings, TurnPolicy, WebhookOptions, load_settings
+from rejoinder.settings import (
+    Agent,
+    Auth,
+    Deadlines,
+    Limits,
+    Recording,
+    Settings,
+    TurnPolicy,
+    WebhookOptions,
+    load_settings,
+)
 from rejoinder.store.schema import make_engine, parse_url
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -92,7 +102,7 @@ def test_an_unknown_agent_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Settings, Auth, WebhookOptions, Agent, TurnPolicy, Deadlines, Limits], ids=lambda model: model.__name__
+    "model", [Settings, Auth, WebhookOptions, Agent, TurnPolicy, Deadlines, Recording, Limits], ids=lambda model: model.__name__
 )
 def test_every_setting_is_documented_with_its_default(model: type[BaseModel]) -> None:
     rows = {}
