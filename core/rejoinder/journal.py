@@ -213,13 +213,11 @@ class Journal:
         """A new entry that leaves no trace until it is committed."""
         return Entry(turn_id, reply_id, user_text)
 
-    def commit(self, entry: Entry) -> bool:
-        """The user's turn is over: `entry` is part of the conversation. Whether it was not so before."""
-        if entry.state != "proposed":
-            return False
-        entry.state = "committed"
-        self._items.append(entry)
-        return True
+    def commit(self, entry: Entry) -> None:
+        """The user's turn is over: `entry` is part of the conversation."""
+        if entry.state == "proposed":
+            entry.state = "committed"
+            self._items.append(entry)
 
     def keep(self, turn_id: str, user_text: str) -> None:
         """The user's turn is part of the conversation, and is not answered (yet)."""

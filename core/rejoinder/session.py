@@ -443,7 +443,8 @@ class Session:
             case Text(text=text):
                 self.write(text)
             case Interrupt():
-                self.interrupt()
+                self._check_pace()
+                self._post(turns.InterruptAsked())
             case End(reason=reason):
                 self.end(reason[:80] or "client_ended")
             case Ping(t=t):

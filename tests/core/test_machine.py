@@ -376,7 +376,10 @@ BACK = HandedBack("Grace")
 def test_an_operator_stops_the_agent_and_what_the_user_says_is_kept_without_an_answer() -> None:
     turns = machine()
     play(turns, (1.0, UserWrote("hi")), (1.1, ReplyHeard(1)))
-    assert play(turns, (2.0, GRACE)) == [TellOperator(GRACE), CancelReply(1, "interrupted")]
+    assert play(turns, (2.0, GRACE)) == [
+        TellOperator(GRACE),
+        CancelReply(1, "interrupted", by_user=False),
+    ]
     commands = play(
         turns,
         (3.0, SpeechBegan()),

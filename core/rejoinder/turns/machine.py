@@ -449,14 +449,14 @@ class TurnMachine:
         elif failed and not reply.fixed and self.user == "silent":
             self._say(NOT_ANSWERED if unheard else BROKE_OFF, now, "apology")
 
-    def _stop_reply(self, reason: Literal["interrupted", "failed", "ended"]) -> None:
+    def _stop_reply(self, reason: Literal["interrupted", "failed", "ended"], *, by_user: bool = True) -> None:
         """Stop whatever reply there is: a proposal leaves no trace, anything else is cancelled for `reason`."""
         if self.reply is None:
             return
         if self.reply.state == "proposed":
             self._discard_proposal()
             return
-        self._do(StopTimer("first_output"), CancelReply(self.reply.epoch, reason))
+        self._do(StopTimer("first_output"), CancelReply(self.reply.epoch, reason, by_user))
         self.reply = None
         self._close_overlap()
         if reason == "interrupted":
@@ -481,7 +481,7 @@ class TurnMachine:
             # Nothing of the answer was heard.
             self._unanswered = self.reply.turn
         self._do(StopTimer("speculate"))
-        self._stop_reply("interrupted")
+        self._stop_reply("interrupted", by_user=False)
 
     def _handed_back(self, event: HandedBack) -> None:
         if self.operator is None:

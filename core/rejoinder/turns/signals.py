@@ -240,10 +240,11 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class CancelReply:
-    """Stop a committed reply at once and keep what was heard of it."""
+    """Stop a committed reply at once and keep what was heard of it; `by_user`: they have interrupted it."""
 
     epoch: int
     reason: Literal["interrupted", "failed", "ended"]
+    by_user: bool = True
 
 
 @dataclass(frozen=True, slots=True)
