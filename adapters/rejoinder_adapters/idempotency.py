@@ -34,7 +34,7 @@ LARGEST_ANSWER = 256 << 10
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _HEADERS = ("content-type", "location", "etag")
 """Of an answer these are kept."""
-SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|tickets)/?")
+SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|users(/[^/]+/link)?|tickets)/?")
 """Their answers hold a secret, which must not lie about for a day."""
 _KEPT = re.compile(
     r"/v1/("

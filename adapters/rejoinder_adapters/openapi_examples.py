@@ -11,6 +11,7 @@ KEY = "key_01m86q9t3cfh2r4v8w1x5y7z9a"
 DOCUMENT = "doc_01m86qb7k2e4t6m8n0p2r4s6v8"
 WEBHOOK = "hook_01m86qbd5ze8a0c2e4g6j8k0m2"
 DELIVERY = "msg_01m86qdf9we1b3d5f7h9k1m3p5"
+USER = "user_01m86qbw5ze8a0c2e4g6j8k0m2"
 _TURN = "turn_01m86qc1t3e8wszjedw1kt9fhq"
 _REPLY = "reply_01m86qc1wnenz81y1ckap48emn"
 _TOKEN = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJyb2xlIjoic3BlYWtlciJ9.c2lnbmF0dXJl"
@@ -180,6 +181,32 @@ A_KEY = {
     "last_used_at": None,
 }
 MADE_KEY = {"key": "rj_h5Vd02aQ-this-is-an-example-and-no-key", "record": A_KEY}
+
+A_USER = {
+    "id": USER,
+    "name": "ada",
+    "role": "operator",
+    "created_at": AT,
+    "created_by": KEY,
+    "disabled_at": None,
+    "last_login_at": None,
+    "has_password": False,
+}
+MADE_USER = {
+    "user": A_USER,
+    "link": "http://127.0.0.1:8080/admin/login#token=this-is-an-example-and-no-token",
+    "expires_at": AT + 86_400_000,
+}
+AN_AUDIT_ROW = {
+    "id": 17,
+    "at": AT,
+    "actor": USER,
+    "actor_name": "ada",
+    "action": "session.say",
+    "subject": SESSION,
+    "detail": {"text": "Your taxi is here."},
+    "address": "127.0.0.1",
+}
 
 A_WEBHOOK = {
     "id": WEBHOOK,

@@ -18,7 +18,7 @@ Real-time agents: speech or text in, speech and text out.
 and `rejoinder serve` on loopback shows the developer's. People are let into one room by its token (`POST /v1/rooms`),
 a JWT that goes into the same header. What cannot send headers (a browser's WebSocket or EventSource) puts a single-use
 ticket (`POST /v1/tickets`) into `?ticket=`, or a room token into `?access_token=`; an API key may not stand in a URL.
-A server with `auth.mode = "none"` asks for nothing.
+A server with `auth.mode = "none"` asks for nothing. The panel's pages use the cookie of a login instead.
 
 **Errors** are problem documents (RFC 9457) whose `code` never changes; [all of them](/docs/problems). **Times** are
 Unix ms, durations say their unit in their name (`_ms`, `_us`, `_s`), rates are Hz. **Lists** come newest first, page

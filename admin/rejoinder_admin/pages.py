@@ -114,10 +114,10 @@ def routes() -> list[Any]:
         """The page to talk on. What it needs to know is after the # of its address, which never comes here."""
         return await _page(request, web, "talk.html")
 
-    @get("/client.js", include_in_schema=False)
+    @get(["/client.js", "/client-worklets.js"], include_in_schema=False)
     async def get_client(request: Asked) -> Response[bytes]:
-        """The browser client, a module to be imported."""
-        if (file := await web.get("client.js")) is None:
+        """The browser client, a module to be imported, and what it loads into the audio thread."""
+        if (file := await web.get(request.url.path.removeprefix("/"))) is None:
             raise NotFoundException
         return _send(request, file, {"cache-control": "no-cache"})
 

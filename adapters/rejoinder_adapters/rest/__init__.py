@@ -1,4 +1,4 @@
-"""The REST adapter: agents, documents, rooms, sessions, keys, webhooks, plugins, metrics, health; a module for each."""
+"""The REST adapter: agents, rooms, sessions, keys, accounts, webhooks, plugins and the like; a module for each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import Any
 
 from rejoinder.app import Runtime
 from rejoinder.hookspecs import hookimpl
-from rejoinder_adapters.rest import agents, health, keys, knowledge, metrics, plugins, rooms, sessions, webhooks
+from rejoinder_adapters.rest import (
+    agents,
+    audit,
+    health,
+    keys,
+    knowledge,
+    metrics,
+    plugins,
+    rooms,
+    sessions,
+    users,
+    webhooks,
+)
 
-_PARTS = (agents, knowledge, rooms, sessions, keys, webhooks, plugins, metrics, health)
+_PARTS = (agents, knowledge, rooms, sessions, keys, users, audit, webhooks, plugins, metrics, health)
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from rejoinder.app import Runtime
 from rejoinder.catalog import NamedAgent
 from rejoinder.errors import ProtocolError, SessionError
-from rejoinder_adapters.security import needs, principal_of
+from rejoinder_adapters.security import audit, needs, principal_of
 
 Asked = Request[Any, Any, State]
 Number = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
@@ -83,6 +83,7 @@ def routes(runtime: Runtime) -> list[Any]:
         made = await catalog.put(name, data, by=principal.id, expect=expect)
         if made is None:
             raise _refused(name, expect)
+        audit(request, "agent.put", name, version=made.version)
         return _answer(made, 201 if made.version == 1 else 200)
 
     @delete("/v1/agents/{name:str}", guards=writing)
@@ -92,6 +93,7 @@ def routes(runtime: Runtime) -> list[Any]:
         expect = _expected(request)
         if not await catalog.delete(name, by=principal.id, expect=expect):
             raise _refused(name, expect)
+        audit(request, "agent.delete", name)
 
     return [list_agents, get_agent, list_versions, put_agent, delete_agent]
 

@@ -13,7 +13,7 @@ from rejoinder.app import Runtime
 from rejoinder.auth import Role
 from rejoinder.errors import SessionError
 from rejoinder.store.records import RoomRecord
-from rejoinder_adapters.security import needs, principal_of
+from rejoinder_adapters.security import audit, needs, principal_of
 
 Asked = Request[Any, Any, State]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
@@ -92,6 +92,7 @@ def routes(runtime: Runtime) -> list[Any]:
         wanted = data or NewRoom()
         await _check(request, wanted)
         record = await runtime.create_room(wanted.agent)
+        audit(request, "room.create", record.id, agent=record.agent, session=record.session_id, role=wanted.role)
         return _room(record, request, _joined(record, request, wanted))
 
     @get("/v1/rooms", guards=[needs("read")])
@@ -113,6 +114,7 @@ def routes(runtime: Runtime) -> list[Any]:
         await _check(request, wanted)
         record = await _record(room_id)
         await _check_open(record)
+        audit(request, "room.token", record.id, role=wanted.role, identity=wanted.identity)
         return _joined(record, request, wanted)
 
     @post("/v1/sessions/{session_id:str}/token", guards=[needs("read")])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, patch, post
+from litestar import Request, delete, get, patch, post
+from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder.app import Runtime
 from rejoinder.store.outbox import DeliveryRecord, WebhookRecord
-from rejoinder_adapters.security import needs
+from rejoinder_adapters.security import audit, needs
 
+Asked = Request[Any, Any, State]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
 Url = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
 Description = Annotated[str, msgspec.Meta(max_length=500)]
@@ -99,9 +101,10 @@ def routes(runtime: Runtime) -> list[Any]:
     guards = [needs("admin")]
 
     @post("/v1/webhooks", guards=guards)
-    async def create_webhook(data: JSONBody[NewWebhook]) -> MadeWebhook:
+    async def create_webhook(request: Asked, data: JSONBody[NewWebhook]) -> MadeWebhook:
         """Make a webhook. Its secret is in this answer and nowhere else."""
         record, secret = await hooks.create(data.url, data.events, description=data.description)
+        audit(request, "webhook.create", record.id, url=record.url)
         return MadeWebhook(secret, _view(record))
 
     @get("/v1/webhooks", guards=guards)
@@ -115,30 +118,36 @@ def routes(runtime: Runtime) -> list[Any]:
         return _view(await hooks.get(webhook_id))
 
     @patch("/v1/webhooks/{webhook_id:str}", guards=guards)
-    async def change_webhook(webhook_id: FromPath[str], data: JSONBody[WebhookChange]) -> Webhook:
+    async def change_webhook(webhook_id: FromPath[str], request: Asked, data: JSONBody[WebhookChange]) -> Webhook:
         """Change a webhook, disable it or enable it again."""
         record = await hooks.change(
             webhook_id, url=data.url, wanted=data.events, description=data.description, enabled=data.enabled
         )
+        changed = {name: value for name, value in msgspec.structs.asdict(data).items() if value is not None}
+        audit(request, "webhook.change", record.id, **changed)
         return _view(record)
 
     @delete("/v1/webhooks/{webhook_id:str}", guards=guards)
-    async def delete_webhook(webhook_id: FromPath[str]) -> None:
+    async def delete_webhook(webhook_id: FromPath[str], request: Asked) -> None:
         """Delete a webhook; what still waits for it is not sent."""
         await hooks.delete(webhook_id)
+        audit(request, "webhook.delete", webhook_id)
 
     @post("/v1/webhooks/{webhook_id:str}/rotate", guards=guards)
     async def rotate_webhook_secret(
-        webhook_id: FromPath[str], data: JSONBody[SecretRotation | None] = None
+        webhook_id: FromPath[str], request: Asked, data: JSONBody[SecretRotation | None] = None
     ) -> MadeWebhook:
         """Make a new secret; for the overlap messages are signed with the old one, too."""
         record, secret = await hooks.rotate(webhook_id, overlap_s=(data or SecretRotation()).overlap_s)
+        audit(request, "webhook.rotate", webhook_id)
         return MadeWebhook(secret, _view(record))
 
     @post("/v1/webhooks/{webhook_id:str}/test", guards=guards, status_code=202)
-    async def test_webhook(webhook_id: FromPath[str]) -> Delivery:
+    async def test_webhook(webhook_id: FromPath[str], request: Asked) -> Delivery:
         """Send a `webhook.test` message; how that went is in the deliveries."""
-        return _delivery(await hooks.test(webhook_id))
+        delivery = _delivery(await hooks.test(webhook_id))
+        audit(request, "webhook.test", webhook_id)
+        return delivery
 
     @get("/v1/webhooks/{webhook_id:str}/deliveries", guards=guards)
     async def list_deliveries(
@@ -149,9 +158,11 @@ def routes(runtime: Runtime) -> list[Any]:
         return DeliveryList(items, items[-1].id if len(items) == limit else None)
 
     @post("/v1/webhooks/{webhook_id:str}/deliveries/{delivery_id:str}/redeliver", guards=guards, status_code=202)
-    async def redeliver(webhook_id: FromPath[str], delivery_id: FromPath[str]) -> Delivery:
+    async def redeliver(webhook_id: FromPath[str], delivery_id: FromPath[str], request: Asked) -> Delivery:
         """Send a message again, under the same id, as often as a new one."""
-        return _delivery(await hooks.redeliver(webhook_id, delivery_id))
+        delivery = _delivery(await hooks.redeliver(webhook_id, delivery_id))
+        audit(request, "webhook.redeliver", webhook_id, delivery=delivery_id)
+        return delivery
 
     return [
         create_webhook,
