@@ -16,6 +16,7 @@ from rejoinder.providers import KINDS
 from rejoinder.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from rejoinder.app import Runtime
     from rejoinder.catalog import NamedAgent
 
 
@@ -70,7 +71,9 @@ async def _serve(settings: Settings) -> None:
             gc.collect()
             gc.freeze()
             agent = await runtime.catalog.get()
-            _announce(settings, agent, runtime.gate.dev_key_works, sock.getsockname()[1], time.monotonic() - started)
+            port = sock.getsockname()[1]
+            _announce(settings, agent, runtime.gate.dev_key_works, port, time.monotonic() - started)
+            await _tell_of_accounts(runtime, port)
             await make_server(runtime).serve(sockets=[sock])
             _tell("stopping: sessions are ended, what is pending is written ...")
     except OSError as error:
@@ -80,18 +83,34 @@ async def _serve(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, agent: NamedAgent, dev_key: bool, port: int, seconds: float) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = _host(settings)
     names = ", ".join(name for kind in KINDS for name in agent.definition.names(kind))
     _tell(f"ready in {seconds:.1f} s: agent {agent.name} ({names})")
     _tell(f"  voice   ws://{host}:{port}/ws/audio")
     _tell(f"  REST    http://{host}:{port}/v1 (described in http://{host}:{port}/docs)")
     _tell(f"  OpenAI  base_url http://{host}:{port}/v1")
-    _tell(f"  talk    rejoinder talk --url ws://{host}:{port}")
+    _tell(f"  talk    http://{host}:{port}/talk (in a terminal: rejoinder talk --url ws://{host}:{port})")
+    _tell(f"  panel   http://{host}:{port}/admin")
     if dev_key:
         # Not itself: what is printed here often lands in a log.
         _tell("  key     `rejoinder keys dev` prints it; it is for this machine only")
     elif settings.auth.mode == "none":
         _tell("  key     none: everybody on this machine may do everything (auth.mode)")
+
+
+async def _tell_of_accounts(runtime: Runtime, port: int) -> None:
+    """How the first person gets into the panel."""
+    gate = runtime.gate
+    if gate.first_link is not None:
+        # Whoever reads it in a log is late: it does once, and not for long.
+        _tell(f"          http://{_host(runtime.settings)}:{port}/admin/login#token={gate.first_link}")
+        _tell("          (good once, for 10 minutes; `rejoinder users link` makes another)")
+    elif gate.closed and not await gate.logins.users.any():
+        _tell("          nobody can log in yet: rejoinder users create NAME --role admin")
+
+
+def _host(settings: Settings) -> str:
+    return f"[{settings.host}]" if ":" in settings.host else settings.host
 
 
 def _tell(text: str) -> None:

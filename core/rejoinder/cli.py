@@ -23,6 +23,7 @@ COMMANDS = {
     "talk": ("rejoinder.commands.talk:command", "Talk to a server: by microphone, WAV files or text."),
     "doctor": ("rejoinder.commands.doctor:command", "Check this machine and say what to do."),
     "keys": ("rejoinder.commands.keys:command", "Make, list, rotate and revoke API keys."),
+    "users": ("rejoinder.commands.users:command", "Make, list and change accounts of people."),
     "db": ("rejoinder.commands.db:command", "Create, upgrade and inspect the database."),
     "models": ("rejoinder.commands.models:command", "List, fetch and verify model files."),
     "knowledge": ("rejoinder.commands.knowledge:command", "Manage the documents that agents may look up."),

@@ -30,7 +30,7 @@ def command() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    help="What it may do: read, talk, control, agents, admin; repeat for more.  [default: read, talk]",
+    help="What it may do: read, listen, talk, control, agents, admin; repeat for more.  [default: read, talk]",
 )
 @click.option("--days", type=click.FloatRange(min=0.001), help="Good for so many days (default: until it is revoked).")
 def create(name: str, scopes: tuple[str, ...], days: float | None) -> None:

@@ -232,7 +232,7 @@ class Users:
         None if the password (its hash) is another one by now, or the account was disabled.
         """
         token, now = secrets.token_urlsafe(32), self._store.clock.wall_ms()
-        row = {
+        row: dict[str, Any] = {
             "hash": hash_of(token),
             "user_id": user.id,
             "csrf": secrets.token_urlsafe(24),
