@@ -114,7 +114,7 @@ class Transcript(Event, tag="user.transcript"):
 
 
 class TurnCommitted(Event, tag="turn.committed"):
-    """The user's turn is part of the conversation; an answer follows."""
+    """The user's turn is part of the conversation; an answer follows, unless an operator has taken over."""
 
     turn_id: str
     text: str
