@@ -10,6 +10,7 @@ ROOM = "room_01m86qc0wze18sk236g048eme6"
 KEY = "key_01m86q9t3cfh2r4v8w1x5y7z9a"
 DOCUMENT = "doc_01m86qb7k2e4t6m8n0p2r4s6v8"
 WEBHOOK = "hook_01m86qbd5ze8a0c2e4g6j8k0m2"
+NODE = "node_01m86q8w2ze5x7z9b1d3f5h7j9"
 DELIVERY = "msg_01m86qdf9we1b3d5f7h9k1m3p5"
 USER = "user_01m86qbw5ze8a0c2e4g6j8k0m2"
 _TURN = "turn_01m86qc1t3e8wszjedw1kt9fhq"
@@ -146,6 +147,7 @@ MESSAGES = [
     },
 ]
 ACCEPTED = {"session_id": SESSION, "turn_id": _TURN}
+TAKEOVER = {"session_id": SESSION, "operator": "Grace", "expires_at": AT + 30_000}
 CHAT_ANSWER = {
     "session_id": SESSION,
     "turn_id": _TURN,
@@ -168,6 +170,45 @@ STREAM = {
     "data": f'{{"type":"reply.text","seq":6,"at":{AT + 2_020},"session_id":"{SESSION}","reply_id":"{_REPLY}",'
     '"delta":"It is noon."}',
 }
+
+A_LIVE_SESSION = {
+    "id": SESSION,
+    "agent": "guide",
+    "started_at": AT,
+    "channel": "websocket",
+    "client": "Mozilla/5.0",
+    "node": NODE,
+    "doing": "speaking",
+    "last_user": "What time is it?",
+    "last_agent": "It is noon.",
+    "turns": 1,
+    "interruptions": 0,
+    "errors": 0,
+    "last_response_us": 274_000,
+    "operator": None,
+    "listeners": 0,
+}
+A_NODE = {
+    "id": NODE,
+    "host": "voice-1",
+    "pid": 4711,
+    "version": "0.1.0",
+    "started_at": AT,
+    "seen_at": AT + 60_000,
+    "here": True,
+    "lost": False,
+    "stats": {
+        "sessions": 3,
+        "capacity": 1000,
+        "cpu_percent": 12.5,
+        "rss_bytes": 412_000_000,
+        "loop_lag_p99_ms": 1.8,
+        "rows_waiting": 4,
+        "draining": False,
+        "loaded": {"stt:moonshine": 1.7, "tts:hibari": 0.6},
+    },
+}
+LIVE_STREAM = {"data": f'{{"topic":"live","reset":false,"changed":[],"gone":["{SESSION}"]}}'}
 
 A_KEY = {
     "id": KEY,

@@ -15,11 +15,14 @@ TAGS: dict[str, tuple[str, str]] = {
     "/v1/rooms": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/tickets": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/sessions": ("Sessions", "Conversations: read back, followed live, written to, steered."),
+    "/v1/live": ("Live", "What goes on in this process now."),
+    "/v1/stream": ("Live", "What goes on in this process now."),
     "/v1/chat": ("Sessions", "Conversations: read back, followed live, written to, steered."),
     "/v1/keys": ("Keys", "API keys."),
     "/v1/users": ("Accounts", "People who may log in, and what was done."),
     "/v1/audit": ("Accounts", "People who may log in, and what was done."),
     "/v1/webhooks": ("Webhooks", "Events that are sent to addresses of yours."),
+    "/v1/nodes": ("Server", "What runs here, and how it is."),
     "/v1/plugins": ("Server", "What runs here, and how it is."),
     "/livez": ("Server", "What runs here, and how it is."),
     "/readyz": ("Server", "What runs here, and how it is."),
@@ -84,6 +87,10 @@ PARAMETERS: dict[str, Json] = {
     "live": {"description": "Only those that go on (true), or are over (false)."},
     "since": {"description": "Only those that started at this time or later, in Unix ms."},
     "until": {"description": "Only those that started before this time, in Unix ms."},
+    "topics": {
+        "description": "What to hear of: `live`, `overview` and `session:ID`, with commas between them.",
+        "example": "live,overview",
+    },
     "observe": {
         "description": "True: the reader only watches. Otherwise one who may talk takes part: a room's session begins, "
         "and goes on while the stream is read."
@@ -252,11 +259,43 @@ OPERATIONS: dict[str, Operation] = {
             ),
         ),
     ),
+    "list_live": Operation(answer={"items": [examples.A_LIVE_SESSION]}),
+    "get_stream": Operation(
+        ("bad_topics",),
+        responses={
+            "200": {
+                "description": "A stream without an end. Each message has its `topic`: `live` (what has changed on the "
+                "board, at most four times a second; `reset`: `changed` is all there is), `overview` (each second), "
+                "or `session:ID` with an `event`, with `lagging` (fetch the log) or `over` (it is not live).",
+                "content": {"text/event-stream": {**_EVENTS, "example": examples.LIVE_STREAM}},
+            },
+        },
+        parameters=(
+            _parameter(
+                "after", "query", "As `Last-Event-ID`, which comes first.", {"type": "string", "maxLength": 100}
+            ),
+            _parameter(
+                "Last-Event-ID",
+                "header",
+                "The id of the last message that arrived: only what has changed since is sent, if that is known.",
+                {"type": "string", "maxLength": 100},
+            ),
+        ),
+    ),
     "send_message": Operation(
         (*_LIVE_ERRORS, *_START_ERRORS, *_TEXT_ERRORS), request={"text": "What time is it?"}, answer=examples.ACCEPTED
     ),
+    "say": Operation(
+        (*_LIVE_ERRORS, *_TEXT_ERRORS, "taken_over"), request={"text": "Your taxi is here."}, answer=examples.ACCEPTED
+    ),
+    "whisper": Operation(
+        (*_LIVE_ERRORS, *_TEXT_ERRORS),
+        request={"text": "The taxi is ten minutes late; offer a voucher."},
+        answer={"session_id": examples.SESSION},
+    ),
+    "take_over": Operation((*_LIVE_ERRORS, "taken_over"), request={"force": False}, answer=examples.TAKEOVER),
+    "hand_back": Operation((*_LIVE_ERRORS, "taken_over")),
     "interrupt_session": Operation(_LIVE_ERRORS),
-    "say": Operation((*_LIVE_ERRORS, *_TEXT_ERRORS), request={"text": "Your taxi is here."}, answer=examples.ACCEPTED),
     "end_session": Operation(_LIVE_ERRORS, request={"reason": "done"}),
     "chat": Operation(
         (*_LIVE_ERRORS, *_START_ERRORS, *_TEXT_ERRORS),
@@ -312,6 +351,7 @@ OPERATIONS: dict[str, Operation] = {
     "test_webhook": Operation(("unknown_webhook", "webhook_disabled"), answer=examples.A_DELIVERY),
     "list_deliveries": Operation(("unknown_webhook",), answer={"items": [examples.A_DELIVERY], "next_cursor": None}),
     "redeliver": Operation(("unknown_webhook", "unknown_delivery", "webhook_disabled"), answer=examples.A_DELIVERY),
+    "list_nodes": Operation(answer={"items": [examples.A_NODE]}),
     "list_plugins": Operation(answer=examples.OFFER),
     "livez": Operation(answer={"status": "ok"}),
     "readyz": Operation(

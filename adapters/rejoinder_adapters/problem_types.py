@@ -29,6 +29,9 @@ TYPES: dict[str, ProblemType] = {
     "bad_event_id": ProblemType(
         400, "Not the number of an event", "`Last-Event-ID` (or `after`) must be the id of the last event that arrived."
     ),
+    "bad_topics": ProblemType(
+        400, "Not topics of the stream", "There are `live`, `overview` and `session:ID`, with commas between them."
+    ),
     "bad_agent_name": ProblemType(
         400, "Not a name for an agent", "Names have 1 to 64 lower-case letters, digits, - and _."
     ),
@@ -112,6 +115,12 @@ TYPES: dict[str, ProblemType] = {
         404, "The session has not started", "Nobody has joined its room yet; it starts with the first who does."
     ),
     "session_over": ProblemType(409, "The session is over", "It can still be read; a new one can be talked in."),
+    "taken_over": ProblemType(
+        409,
+        "Somebody else has taken over",
+        "One person at a time speaks instead of the agent; `detail` says who, and until when. An admin may take it from "
+        'them: PUT the takeover with `{"force": true}`.',
+    ),
     "unknown_room": ProblemType(404, "No such room", "GET /v1/rooms lists them."),
     "room_expired": ProblemType(
         410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 
 import anyio
 import msgspec
@@ -19,10 +19,22 @@ from sse_starlette.sse import SendTimeoutError
 
 from rejoinder.app import Runtime
 from rejoinder.errors import ProtocolError, StoreError
-from rejoinder.events import Error, ReplyFinished, ReplyStarted, SessionEnded, TurnMetrics, decode_event, encode
+from rejoinder.events import (
+    Error,
+    OperatorHandedBack,
+    OperatorTookOver,
+    ReplyFinished,
+    ReplyStarted,
+    SessionEnded,
+    TurnCommitted,
+    TurnMetrics,
+    decode_event,
+    encode,
+)
 from rejoinder.hookspecs import hookimpl
 from rejoinder.host import Origin
-from rejoinder.session import Session, check_text
+from rejoinder.session import Session
+from rejoinder.steering import check_text
 from rejoinder_adapters.feed import Feed, Numbered, Rouser, frame
 from rejoinder_adapters.head import is_head
 from rejoinder_adapters.protocol import abort
@@ -50,7 +62,10 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ChatAnswer(msgspec.Struct):
-    """The answer as a whole; `response_ms` is the time to its first words, None where there were none."""
+    """The answer as a whole; `response_ms` is the time to its first words, None where there were none.
+
+    `reason` is that of `reply.finished`, or `taken_over`: an operator speaks instead of the agent, and has not yet.
+    """
 
     session_id: str
     turn_id: str
@@ -60,13 +75,20 @@ class ChatAnswer(msgspec.Struct):
     response_ms: float | None
 
 
+class Closable(Protocol):
+    """What gives events until it is closed."""
+
+    def close(self) -> None:
+        """Give no more. Idempotent."""
+
+
 class EventStream(EventSourceResponse):
     """An SSE response of `events`, which `feed` gives; whatever happens to it, the feed is closed.
 
     A reader that takes nothing for `send_s` seconds is cut off.
     """
 
-    def __init__(self, feed: Feed, events: AsyncGenerator[bytes, None], send_s: float) -> None:
+    def __init__(self, feed: Closable, events: AsyncGenerator[bytes, None], send_s: float) -> None:
         super().__init__(
             _told(events),
             headers=_HEADERS,
@@ -138,10 +160,11 @@ def wants_json(request: Asked) -> bool:
 
 
 class Turn:
-    """Follows one turn in a session's events until it is answered."""
+    """Follows one turn in a session's events until it is answered, or an operator has it (`taken_over`)."""
 
-    def __init__(self, turn_id: str) -> None:
+    def __init__(self, turn_id: str, *, taken_over: bool = False) -> None:
         self.turn_id = turn_id
+        self.taken_over = taken_over
         self.finished: ReplyFinished | None = None
         self.metrics: TurnMetrics | None = None
         self.over = False
@@ -157,6 +180,13 @@ class Turn:
                 self.finished = event
             case TurnMetrics(turn_id=self.turn_id):
                 self.metrics = event
+                self.over = True
+            case OperatorTookOver():
+                self.taken_over = True
+            case OperatorHandedBack():
+                self.taken_over = False
+            case TurnCommitted(turn_id=self.turn_id) if self.taken_over:
+                # When they will answer, if at all, nobody knows.
                 self.over = True
             case SessionEnded():
                 self.over = True
@@ -237,7 +267,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
         session = await _session(data, origin_of(request, "chat"))
         feed = Feed(runtime, rouser, session.id, session.bus.seq, present=True)
         try:
-            turn = Turn(session.write(data.text))
+            turn = Turn(session.write(data.text), taken_over=session.operator is not None)
         except BaseException:
             feed.close()
             raise
@@ -255,7 +285,7 @@ def register_routes(runtime: Runtime) -> Iterable[Any]:
             turn.turn_id,
             done.reply_id if done else "",
             done.text if done else "",
-            done.reason if done else "failed",
+            done.reason if done else "taken_over" if turn.taken_over else "failed",
             turn.metrics.response_us / 1000 if turn.metrics else None,
         )
         return Response(msgspec.json.encode(whole), media_type=MediaType.JSON).to_asgi_response(None, request)

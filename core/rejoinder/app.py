@@ -16,6 +16,7 @@ import msgspec
 from rejoinder import preflight
 from rejoinder.audio import Rates
 from rejoinder.auth import LOOPBACK, Gate
+from rejoinder.board import Board
 from rejoinder.bus import Observer
 from rejoinder.catalog import Catalog, NamedAgent, fixed_agents
 from rejoinder.clock import Clock, SystemClock
@@ -28,11 +29,14 @@ from rejoinder.ids import new_id
 from rejoinder.llm_log import LlmLog
 from rejoinder.manager import Plugins, plugins_of
 from rejoinder.models import ModelCache
+from rejoinder.nodes import Nodes, Vitals
 from rejoinder.providers import KINDS, AnyProvider, Kind, Tool
+from rejoinder.recording import Recordings
 from rejoinder.session import Session
 from rejoinder.settings import Agent, Settings
 from rejoinder.stages.playout import Pacer
 from rejoinder.stages.voice import PhraseCache
+from rejoinder.store.asking import Asking
 from rejoinder.store.audit import Audit
 from rejoinder.store.records import RoomRecord
 from rejoinder.store.store import Store
@@ -82,6 +86,8 @@ class Runtime:
         self.breaker = self.supply.breaker
         self.store = Store(settings.database_url, limits=settings.limits)
         self.audit = Audit(self.store)
+        self.asking = Asking(self.store)
+        self.recordings = Recordings(self.store, settings.recordings_dir, self.clock)
         self.gate = Gate(self.store, settings.auth, self.clock, loopback=settings.host in LOOPBACK)
         self.catalog = Catalog(settings, self.plugins, self.store, self._check_agent)
         self.telemetry = Telemetry(
@@ -94,9 +100,23 @@ class Runtime:
         self.webhooks = Webhooks(
             self.store, self.clock, private=settings.webhooks.allow_private, counted=self.telemetry.webhook
         )
+        self.node = new_id("node")
+        """The id of this process, among those on its database."""
+        self.board = Board(self.node, self.clock)
         self.sessions: dict[str, Session] = {}
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
+        self.vitals = Vitals(
+            self.store,
+            self.telemetry,
+            self.board,
+            self.clock,
+            sessions=lambda: len(self.sessions),
+            capacity=settings.limits.sessions,
+            draining=lambda: self.draining,
+            loaded=self.supply.loaded,
+        )
+        self.nodes = Nodes(self.node, self.store, self.vitals, self.clock)
         self._progress = progress
         self._listens = listens
         self._watchdog = Watchdog(self._blocked, self._audit)
@@ -141,6 +161,8 @@ class Runtime:
                 log.warning("%s", warning)
             await self.webhooks.open()
             self._exit.push_async_callback(self.webhooks.close)
+            await self.recordings.open()
+            self._exit.push_async_callback(self.recordings.close)
             self.telemetry.start()
             self._exit.push_async_callback(self.telemetry.close)
             self._watchdog.start()
@@ -156,6 +178,8 @@ class Runtime:
             self._exit.push_async_callback(self.hooks.shutdown, self)
             await self.hooks.startup(self)
             self._check_required()
+            await self.nodes.open()
+            self._exit.push_async_callback(self.nodes.close)
             self._exit.push_async_callback(self.end_sessions)
         except BaseException:
             await self._exit.aclose()
@@ -176,6 +200,7 @@ class Runtime:
         """Take no more sessions and end the live ones. Idempotent."""
         self.draining = True
         await asyncio.gather(*(session.close("server_stopped") for session in tuple(self.sessions.values())))
+        self.board.close()
         for task in tuple(self.stragglers):
             task.cancel()
 
@@ -371,7 +396,9 @@ class Runtime:
         origin = origin or Origin()
         session = Session(session_id, chosen, services, self._host, rates, greet=not written, origin=origin)
         self.store.recorder.came(session.id, *origin)
+        self.recordings.watch(session)
         self.sessions[session.id] = session
+        self.board.add(session.id, chosen.name, origin.channel or None, origin.client or None)
         session.start()
         return session
 
@@ -387,13 +414,14 @@ class Runtime:
             )
 
     def _observer(self, session_id: str, hooks: SessionHooks) -> Observer:
-        recorder, webhooks, telemetry = self.store.recorder, self.webhooks, self.telemetry
+        recorder, webhooks, telemetry, board = self.store.recorder, self.webhooks, self.telemetry, self.board
 
         def observe(event: ServerEvent, data: bytes) -> None:
             stored, stored_data = hooks.stored(event, data)
             recorder.on_event(session_id, stored, stored_data)
             webhooks.on_event(stored, stored_data)
             telemetry.on_event(session_id, event)
+            board.on_event(session_id, event)
             hooks.observe(event)
 
         return observe
@@ -405,3 +433,4 @@ class Runtime:
 
     def _forget(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
+        self.board.remove(session.id)

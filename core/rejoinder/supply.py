@@ -63,6 +63,8 @@ class Supply:
         """Which of them fail in conversations."""
         self.trials: set[asyncio.Task[None]] = set()
         """Those that failed and are being tried again."""
+        self.loaded: dict[str, float] = {}
+        """How many seconds each (`stt:moonshine`) took to get ready."""
         self._closed = False
         self._schemas: dict[str, list[type[msgspec.Struct]]] | None = None
         self._executors: dict[str, Executor] = {}
@@ -127,7 +129,9 @@ class Supply:
             if self._failures.pop(key, None):
                 for mended in ("configure", "warm_up"):
                     self._plugins.mended(self._plugins.owner(kind, name), mended, f"{kind}:{name}")
-            log.info("%s %s ready in %.1f s", kind, name, self._clock.monotonic() - started)
+            took = self._clock.monotonic() - started
+            self.loaded[f"{kind}:{name}"] = round(took, 2)
+            log.info("%s %s ready in %.1f s", kind, name, took)
             return provider
 
     async def _warm_up(self, kind: Kind, name: str, provider: AnyProvider) -> None:

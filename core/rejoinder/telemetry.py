@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -27,6 +28,8 @@ MOST_LABELS = 200
 """A metric has at most so many combinations of labels."""
 _KEPT = 8
 _SAMPLE_S = 0.5
+_LAGS = 120
+"""Samples of a minute."""
 
 
 class _Labelled:
@@ -104,8 +107,10 @@ class Telemetry:
         self._webhooks = _Labelled(
             self._counter("webhook_deliveries", "Attempts to deliver a webhook's message.", "outcome"), 1
         )
-        self.sse_readers: Gauge = Gauge("rejoinder_sse_readers", "Open event streams.", registry=self.registry)
-        """Whoever opens and closes streams counts them here."""
+        self.streams = 0
+        """How many event streams are open."""
+        self._sse_readers: Gauge = Gauge("rejoinder_sse_readers", "Open event streams.", registry=self.registry)
+        self._lags: deque[float] = deque(maxlen=_LAGS)
         self._lag = self._histogram(
             "event_loop_lag_seconds", f"How late the event loop was, sampled each {_SAMPLE_S:g} s.", LAG_BUCKETS
         )
@@ -142,6 +147,16 @@ class Telemetry:
             if not self._broken:
                 log.exception("metrics could not count %s", type(event).__name__)
             self._broken = True
+
+    def stream(self, change: Literal[1, -1]) -> None:
+        """Count an event stream that was opened, or closed."""
+        self.streams += change
+        self._sse_readers.set(self.streams)
+
+    def lag_p99_ms(self) -> float | None:
+        """The 99th percentile of how late the event loop was in the last minute; None before it was looked at."""
+        late = sorted(self._lags)
+        return round(late[(99 * len(late) - 1) // 100] * 1000, 2) if late else None
 
     def webhook(self, outcome: str) -> None:
         """Count an attempt to deliver: `delivered`, `retried` or `failed`."""
@@ -192,7 +207,9 @@ class Telemetry:
         while True:
             due = loop.time() + _SAMPLE_S
             await asyncio.sleep(_SAMPLE_S)
-            self._lag.observe(max(0.0, loop.time() - due))
+            late = max(0.0, loop.time() - due)
+            self._lag.observe(late)
+            self._lags.append(late)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rejoinder_{name}", text, labels, registry=self.registry)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rejoinder.app import Runtime
 from rejoinder.hookspecs import hookimpl
+from rejoinder_adapters import stream
 from rejoinder_adapters.rest import (
     agents,
     audit,
@@ -14,14 +15,16 @@ from rejoinder_adapters.rest import (
     keys,
     knowledge,
     metrics,
+    nodes,
     plugins,
     rooms,
     sessions,
+    steering,
     users,
     webhooks,
 )
 
-_PARTS = (agents, knowledge, rooms, sessions, keys, users, audit, webhooks, plugins, metrics, health)
+_PARTS = (agents, knowledge, rooms, sessions, steering, stream, keys, users, audit, webhooks, plugins, nodes, metrics, health)
 
 
 @hookimpl

@@ -31,7 +31,7 @@ def routes(runtime: Runtime) -> list[Any]:
 
 def count_streams(runtime: Runtime) -> Any:
     """A middleware that counts the event streams that are open."""
-    gauge = runtime.telemetry.sse_readers
+    telemetry = runtime.telemetry
 
     def middleware(app: ASGIApp) -> ASGIApp:
         async def call(scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -44,14 +44,14 @@ def count_streams(runtime: Runtime) -> Any:
                 nonlocal streaming
                 if message["type"] == "http.response.start" and not streaming and _is_stream(message):
                     streaming = True
-                    gauge.inc()
+                    telemetry.stream(+1)
                 await send(message)
 
             try:
                 await app(scope, receive, count)
             finally:
                 if streaming:
-                    gauge.dec()
+                    telemetry.stream(-1)
 
         return call
 
