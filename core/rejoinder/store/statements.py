@@ -26,6 +26,7 @@ class Write(enum.IntEnum):
     INTERRUPTION = enum.auto()
     WEBHOOK_DELIVERY = enum.auto()
     LLM_REQUEST = enum.auto()
+    RECORDING = enum.auto()
     AUDIT = enum.auto()
     SESSION_STARTED = enum.auto()
     SESSION_METRICS = enum.auto()
@@ -37,6 +38,7 @@ class Write(enum.IntEnum):
     TOOL_RETURNED = enum.auto()
     KEY_USED = enum.auto()
     LOGIN_SEEN = enum.auto()
+    RECORDING_FINISHED = enum.auto()
 
 
 _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
@@ -76,6 +78,7 @@ _INSERTS: dict[Write, tuple[Table, tuple[str, ...]]] = {
             "temperature",
         ),
     ),
+    Write.RECORDING: (tables.recordings, ("session_id", "file", "rate", "started_at", "expires_at")),
     Write.AUDIT: (tables.audit, ("at", "actor", "actor_name", "action", "subject", "detail", "address")),
 }
 
@@ -103,6 +106,7 @@ _UPDATES: dict[Write, tuple[Table, tuple[str, ...], tuple[str, ...]]] = {
     Write.TOOL_RETURNED: (tables.tool_calls, ("status", "result", "returned_at"), ("reply_id", "id")),
     Write.KEY_USED: (tables.api_keys, ("last_used_at",), ("id",)),
     Write.LOGIN_SEEN: (tables.logins, ("seen_at",), ("hash",)),
+    Write.RECORDING_FINISHED: (tables.recordings, ("duration_ms", "bytes"), ("session_id",)),
 }
 
 _IDENTIFYING = ("session_id", "turn_id", "reply_id", "id", "seq", "position")
