@@ -32,6 +32,11 @@ AGENT: dict[str, Any] = {
 }
 AGENT_VERSION = {"version": 3, "created_at": AT, "created_by": KEY, "definition": DEFINITION}
 
+AGENT_SCHEMA: dict[str, Any] = {
+    "schema": {"type": "object", "properties": {"greeting": {"type": "string", "default": ""}}},
+    "profiles": {"normal": {}, "brisk": {"interrupt_ms": 240}},
+}
+
 STORED_DOCUMENT = {
     "id": DOCUMENT,
     "collection": "shop",
@@ -83,6 +88,22 @@ A_SESSION = {
     "input_rate": 16_000,
     "output_rate": 24_000,
     "metrics": {"turns": 1, "interruptions": 0, "false_interruptions": {}, "nudges": 0},
+    "channel": "websocket",
+    "client": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "live": False,
+    "turns": 1,
+    "interruptions": 0,
+    "errors": 0,
+    "p50_us": 274_000,
+    "max_us": 274_000,
+    "recorded": False,
+    "first_text": "What time is it?",
+}
+FACETS = {
+    "agent": [{"value": "guide", "count": 12}],
+    "end_reason": [{"value": "client_ended", "count": 11}, {"value": "idle", "count": 1}],
+    "channel": [{"value": "websocket", "count": 12}],
+    "agent_version": [],
 }
 _SPANS = [
     {"name": "endpointing", "us": 272_000, "hidden": False},
@@ -334,4 +355,60 @@ COMPLETION = {
     ],
     "usage": {"prompt_tokens": 12, "completion_tokens": 4, "total_tokens": 16},
     "system_fingerprint": None,
+}
+_TIMES = {"n": 1, "p50_us": 274_000, "p95_us": None, "p99_us": None}
+LATENCY = {
+    "since": AT,
+    "until": AT + 120_000,
+    "slot_ms": 60_000,
+    "all": _TIMES,
+    "slots": [{"at": AT, **_TIMES}, {"at": AT + 60_000, "n": 0, "p50_us": None, "p95_us": None, "p99_us": None}],
+    "heatmap": {"edges_us": [200_000, 250_000, 312_500], "cells": [[0, 2, 1]]},
+    "stages": [{"name": "endpointing", "hidden": 0, "n": 1, "p50_us": 272_000, "p95_us": None, "p99_us": None}],
+    "groups": [{"value": "guide", **_TIMES}],
+    "slowest": [
+        {
+            "session_id": SESSION,
+            "turn_id": _TURN,
+            "number": 1,
+            "agent": "guide",
+            "at": AT + 2_000,
+            "response_us": 274_000,
+            "user_text": "What time is it?",
+            "spans": _SPANS,
+            "providers": {"stt": "moonshine", "llm": "guide", "tts": "hibari"},
+        }
+    ],
+}
+_PART = {"sessions": 1, "turns": 1, "response": _TIMES, "errors": 0, "interrupted": 0}
+OVERVIEW = {
+    "since": AT,
+    "until": AT + 120_000,
+    "now": _PART,
+    "before": {**_PART, "sessions": 0, "turns": 0, "response": {**_TIMES, "n": 0, "p50_us": None}},
+    "bad": [{**A_SESSION, "end_reason": "vad_failed", "why": "ended: vad_failed"}],
+    "slots": LATENCY["slots"],
+    "slot_ms": 60_000,
+}
+FOUND = {
+    "session_id": SESSION,
+    "agent": "guide",
+    "turn_id": _TURN,
+    "role": "user",
+    "content": "What time is it?",
+    "at": AT + 2_000,
+}
+LLM_REQUEST = {
+    "reply_id": _REPLY,
+    "turn_id": _TURN,
+    "position": 0,
+    "at": AT + 1_900,
+    "provider": "guide",
+    "messages": [
+        {"role": "system", "content": "You are a helpful voice assistant."},
+        {"role": "user", "content": "What time is it?"},
+    ],
+    "tools": [{"name": "clock", "description": "The time now.", "parameters": {"type": "object", "properties": {}}}],
+    "max_tokens": 300,
+    "temperature": 0.3,
 }

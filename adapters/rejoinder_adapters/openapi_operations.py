@@ -11,12 +11,16 @@ Json = dict[str, Any]
 
 TAGS: dict[str, tuple[str, str]] = {
     "/v1/agents": ("Agents", "Who answers: instructions, providers, tools, manners; in versions."),
+    "/v1/agent_schema": ("Agents", "Who answers: instructions, providers, tools, manners; in versions."),
     "/v1/documents": ("Documents", "What agents may look up."),
     "/v1/rooms": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/tickets": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/sessions": ("Sessions", "Conversations: read back, followed live, written to, steered."),
     "/v1/live": ("Live", "What goes on in this process now."),
     "/v1/stream": ("Live", "What goes on in this process now."),
+    "/v1/latency": ("Figures", "How it went, over many sessions."),
+    "/v1/overview": ("Figures", "How it went, over many sessions."),
+    "/v1/transcripts": ("Figures", "How it went, over many sessions."),
     "/v1/chat": ("Sessions", "Conversations: read back, followed live, written to, steered."),
     "/v1/keys": ("Keys", "API keys."),
     "/v1/users": ("Accounts", "People who may log in, and what was done."),
@@ -87,6 +91,19 @@ PARAMETERS: dict[str, Json] = {
     "live": {"description": "Only those that go on (true), or are over (false)."},
     "since": {"description": "Only those that started at this time or later, in Unix ms."},
     "until": {"description": "Only those that started before this time, in Unix ms."},
+    "agent_version": {"description": "Only with this version of the agent."},
+    "channel": {"description": "Only those whose first client came so: `websocket`, `sse`, `rest`, `chat`."},
+    "bad": {
+        "description": "True: only those that went badly: they ended in an error, a reply failed, an error was told, a "
+        "turn took over 1.5 s, or the user interrupted three times."
+    },
+    "min_ms": {"description": "Only those with a turn that took at least so long."},
+    "provider": {"description": "Only where this one answered, by kind and name: `llm:guide`."},
+    "sort": {"description": "In which order: the newest first, the slowest turn first, or the most turns."},
+    "facets": {"description": "True: count what values there are, too."},
+    "group": {"description": "By what turns are counted apart, too: the agent, a provider, or the agent's version."},
+    "q": {"description": "The words: at least two characters, as they stand there, in any case."},
+    "reply_id": {"description": "Only for this reply."},
     "topics": {
         "description": "What to hear of: `live`, `overview` and `session:ID`, with commas between them.",
         "example": "live,overview",
@@ -154,8 +171,14 @@ _UPLOAD: Json = {
 }
 _OBJECT: Json = {"type": "object"}
 
+_RANGE = (
+    {"name": "since", "description": "From this time on, in Unix ms; without it 24 hours (a search: all) before."},
+    {"name": "until", "description": "Before this time, in Unix ms; without it up to now."},
+)
+
 OPERATIONS: dict[str, Operation] = {
     "list_agents": Operation(answer={"items": [examples.AGENT]}),
+    "get_agent_schema": Operation(answer=examples.AGENT_SCHEMA),
     "get_agent": Operation(
         ("404 unknown_agent", "invalid_agent"),
         responses={"200": {**_json(_ref("AgentView"), examples.AGENT), "headers": _ETAG}},
@@ -208,7 +231,18 @@ OPERATIONS: dict[str, Operation] = {
         ("too_many_tickets", "forbidden"),
         answer={"ticket": "Zq3v0x1K9mJrT5yWb7uPcQ8hLsNdFgAe", "expires_at": examples.AT + 30_000},
     ),
-    "list_sessions": Operation(answer={"items": [examples.A_SESSION], "next_cursor": None}),
+    "list_sessions": Operation(
+        ("bad_cursor", "bad_provider", "query_too_slow"),
+        answer={"items": [examples.A_SESSION], "next_cursor": None, "facets": examples.FACETS},
+    ),
+    "get_latency": Operation(
+        ("bad_range", "bad_provider", "query_too_slow"), answer=examples.LATENCY, parameters=_RANGE
+    ),
+    "get_overview": Operation(("bad_range", "query_too_slow"), answer=examples.OVERVIEW, parameters=_RANGE),
+    "search_transcripts": Operation(
+        ("bad_cursor", "query_too_slow"), answer={"items": [examples.FOUND], "next_cursor": None}, parameters=_RANGE
+    ),
+    "list_llm_requests": Operation((*_SESSION_ERRORS, "query_too_slow"), answer=[examples.LLM_REQUEST]),
     "get_session": Operation(
         _SESSION_ERRORS,
         answer={

@@ -54,6 +54,13 @@ def test_an_agent_is_defined_changed_and_deleted(http: httpx.Client) -> None:
     assert put(http, "host").json()["version"] == 4, "numbers are not used again"
 
 
+def test_what_a_definition_may_hold_can_be_asked(http: httpx.Client) -> None:
+    asked = http.get("/v1/agent_schema").json()
+    assert set(asked["schema"]["properties"]) == set(Agent.model_fields)
+    assert asked["schema"]["$defs"]["TurnPolicy"]["properties"]["interrupt_ms"]["default"] == 300
+    assert asked["profiles"]["patient"]["min_words"] == 2
+
+
 def test_only_who_knows_the_current_version_changes_it(http: httpx.Client) -> None:
     assert put(http, "etag", {"if-none-match": "*"}).status_code == 201
     for there in (

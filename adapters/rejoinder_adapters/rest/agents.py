@@ -12,6 +12,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from rejoinder.app import Runtime
 from rejoinder.catalog import NamedAgent
 from rejoinder.errors import ProtocolError, SessionError
+from rejoinder.settings import PROFILES, Agent
 from rejoinder_adapters.security import audit, needs, principal_of
 
 Asked = Request[Any, Any, State]
@@ -52,8 +53,15 @@ class VersionList(msgspec.Struct):
     items: list[Version]
 
 
+class AgentSchema(msgspec.Struct):
+    """What a definition may hold, as a JSON Schema with defaults, and what each profile of `turns` sets."""
+
+    schema: dict[str, Any]
+    profiles: dict[str, dict[str, Any]]
+
+
 def routes(runtime: Runtime) -> list[Any]:
-    """`/v1/agents`."""
+    """`/v1/agents`, and what a definition is made of."""
     catalog = runtime.catalog
     reading, writing = [needs("read")], [needs("agents")]
 
@@ -61,6 +69,11 @@ def routes(runtime: Runtime) -> list[Any]:
     async def list_agents() -> AgentList:
         """All agents."""
         return AgentList([_view(agent) for agent in await catalog.all()])
+
+    @get("/v1/agent_schema", guards=reading)
+    async def get_agent_schema() -> AgentSchema:
+        """What an agent's definition may hold: for editors and checks."""
+        return AgentSchema(_SCHEMA, dict(PROFILES))
 
     @get("/v1/agents/{name:str}", guards=reading)
     async def get_agent(name: FromPath[str], version: Number = None) -> Response[AgentView]:
@@ -95,7 +108,10 @@ def routes(runtime: Runtime) -> list[Any]:
             raise _refused(name, expect)
         audit(request, "agent.delete", name)
 
-    return [list_agents, get_agent, list_versions, put_agent, delete_agent]
+    return [list_agents, get_agent_schema, get_agent, list_versions, put_agent, delete_agent]
+
+
+_SCHEMA = Agent.model_json_schema()
 
 
 def _view(agent: NamedAgent) -> AgentView:

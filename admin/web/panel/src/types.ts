@@ -147,6 +147,8 @@ export interface SlowTurn {
 
 export interface Agent { name: string; version: number | null; source: "settings" | "api"; created_at: number | null; definition: Record<string, Json> }
 export interface AgentVersion { version: number; created_at: number; created_by: string; definition: Record<string, Json> | null }
+/** GET /v1/agent_schema: what a definition may hold, and what each profile of its `turns` sets. */
+export interface AgentSchema { schema: JsonSchema; profiles: Record<string, Record<string, Json>> }
 export interface Room { id: string; agent: string; session_id: string; created_at: number; expires_at: number; join: Join }
 export interface Join { ws: string; events: string; page?: string; token?: string; role?: string; expires_at?: number }
 
