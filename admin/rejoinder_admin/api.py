@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
 from rejoinder import __version__
@@ -18,7 +20,9 @@ from rejoinder.errors import AuthError, ProtocolError, SessionError
 from rejoinder.logins import LONGEST, PROOF_MS
 from rejoinder.store.users import LoginRecord
 
+Connection = ASGIConnection[Any, Any, Any, State]
 Asked = Request[Any, Any, State]
+_LOGIN = "rejoinder.login"
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 Password = Annotated[str, msgspec.Meta(max_length=LONGEST)]
 Token = Annotated[str, msgspec.Meta(max_length=200)]
@@ -95,7 +99,14 @@ class LoginList(msgspec.Struct):
 def routes(runtime: Runtime) -> list[Any]:
     """`/admin/api`."""
     gate, logins = runtime.gate, runtime.gate.logins
-    hidden: dict[str, Any] = {"include_in_schema": False, "request_max_body_size": _LARGEST_BODY}
+    hidden: dict[str, Any] = {"include_in_schema": False, "public": True, "request_max_body_size": _LARGEST_BODY}
+
+    async def be_known(connection: Connection, handler: BaseRouteHandler) -> None:
+        """A guard: before anything else of the request is looked at."""
+        scope: Any = connection.scope
+        scope[_LOGIN] = await _authenticate(connection)
+
+    known = {**hidden, "public": False, "guards": [be_known]}
 
     @get("/admin/api/me", **hidden)
     async def get_me(request: Asked) -> Response[Me]:
@@ -103,8 +114,7 @@ def routes(runtime: Runtime) -> list[Any]:
         if not gate.closed:
             _check_local(request)
             return _answer(Me(Who(OPEN.id, OPEN.name, "admin"), sorted_scopes(OPEN), "", True, True, __version__))
-        login = await _login(request)
-        return _answer(_me(login))
+        return _answer(_me(await _authenticate(request)))
 
     @post("/admin/api/login", status_code=200, **hidden)
     async def log_in(request: Asked, data: JSONBody[Credentials]) -> Response[Me]:
@@ -122,10 +132,10 @@ def routes(runtime: Runtime) -> list[Any]:
         _audit(request, login, "login.begin")
         return _answer(_me(login), set_cookie(_scheme(request), token))
 
-    @post("/admin/api/logout", status_code=204, **hidden)
+    @post("/admin/api/logout", status_code=204, **known)
     async def log_out(request: Asked) -> Response[None]:
         """Log out."""
-        login = await _login(request)
+        login = _login(request)
         await logins.logout(login)
         _audit(request, login, "login.end")
         return _empty(set_cookie(_scheme(request), ""))
@@ -153,27 +163,27 @@ def routes(runtime: Runtime) -> list[Any]:
         _audit(request, login, "login.begin")
         return _answer(_me(login), set_cookie(_scheme(request), token))
 
-    @post("/admin/api/prove", status_code=204, **hidden)
+    @post("/admin/api/prove", status_code=204, **known)
     async def prove(request: Asked, data: JSONBody[Proof]) -> Response[None]:
         """Type the password again, before what is dangerous."""
-        login = await _login(request)
+        login = _login(request)
         await _tried(request, login, logins.prove(login, data.password, address=_address(request)))
         _audit(request, login, "login.prove")
         return _empty()
 
-    @post("/admin/api/password", status_code=204, **hidden)
+    @post("/admin/api/password", status_code=204, **known)
     async def change_password(request: Asked, data: JSONBody[PasswordChange]) -> Response[None]:
         """Choose another password; all other logins of the account end."""
-        login = await _login(request)
+        login = _login(request)
         change = logins.change_password(login, data.old, data.new, address=_address(request))
         await _tried(request, login, change)
         _audit(request, login, "user.password")
         return _empty()
 
-    @get("/admin/api/logins", **hidden)
+    @get("/admin/api/logins", **known)
     async def list_logins(request: Asked) -> Response[LoginList]:
         """One's own logins."""
-        login = await _login(request)
+        login = _login(request)
         now = runtime.clock.wall_ms()
         found = [one for one in await logins.users.logins(login.user_id) if one.good_at(now)]
         return Response(
@@ -183,10 +193,10 @@ def routes(runtime: Runtime) -> list[Any]:
             headers=_PRIVATE,
         )
 
-    @delete("/admin/api/logins/{login_id:str}", **hidden)
+    @delete("/admin/api/logins/{login_id:str}", **known)
     async def end_login(request: Asked, login_id: FromPath[str]) -> None:
         """End one of them."""
-        login = await _login(request)
+        login = _login(request)
         for one in await logins.users.logins(login.user_id):
             if _id(one) == login_id:
                 await logins.logout(one)
@@ -196,10 +206,11 @@ def routes(runtime: Runtime) -> list[Any]:
             f"You have no login {login_id[:80]!r}.", code="unknown_login", fix="GET /admin/api/logins lists them."
         )
 
-    async def _login(request: Asked) -> LoginRecord:
+    async def _authenticate(request: Connection) -> LoginRecord:
         """The login that the request's cookie is of; what changes something comes from a page of ours."""
         _check_closed()
-        scheme, method = _scheme(request), request.scope["method"]
+        scope: Any = request.scope
+        scheme, method = _scheme(request), scope["method"]
         token = token_in(scheme, request.headers.get("cookie", ""))
         if token is None:
             _count(request, "")
@@ -254,6 +265,12 @@ def routes(runtime: Runtime) -> list[Any]:
     return [get_me, log_in, log_out, use_link, prove, change_password, list_logins, end_login]
 
 
+def _login(request: Asked) -> LoginRecord:
+    scope: Any = request.scope
+    login: LoginRecord = scope[_LOGIN]
+    return login
+
+
 _PRIVATE = {"cache-control": "no-store"}
 
 
@@ -283,11 +300,11 @@ def _cookie(request: Asked) -> str | None:
     return token_in(_scheme(request), request.headers.get("cookie", ""))
 
 
-def _scheme(request: Asked) -> str:
+def _scheme(request: Connection) -> str:
     return str(request.scope["scheme"])
 
 
-def _address(request: Asked) -> str:
+def _address(request: Connection) -> str:
     return request.client.host if request.client else ""
 
 
@@ -295,7 +312,7 @@ def _client(request: Asked) -> str:
     return request.headers.get("user-agent", "")
 
 
-def _count(request: Asked, user_id: str) -> None:
+def _count(request: Connection, user_id: str) -> None:
     """Count the request as those to the rest of the server are counted, by user or by address.
 
     Raises:

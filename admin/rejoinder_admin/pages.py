@@ -104,24 +104,24 @@ def routes() -> list[Any]:
     """`/admin`, `/talk`, `/client.js` and `/ui/assets`."""
     web, assets = Files(WEB), Files(WEB / "assets")
 
-    @get(["/admin", "/admin/{path:path}"], include_in_schema=False)
+    @get(["/admin", "/admin/{path:path}"], include_in_schema=False, public=True)
     async def get_panel(request: Asked) -> Response[bytes]:
         """The panel; which of its pages it is, the browser knows. There is no data in it."""
         return await _page(request, web, "panel.html")
 
-    @get("/talk", include_in_schema=False)
+    @get("/talk", include_in_schema=False, public=True)
     async def get_talk(request: Asked) -> Response[bytes]:
         """The page to talk on. What it needs to know is after the # of its address, which never comes here."""
         return await _page(request, web, "talk.html")
 
-    @get(["/client.js", "/client-worklets.js"], include_in_schema=False)
+    @get(["/client.js", "/client-worklets.js"], include_in_schema=False, public=True)
     async def get_client(request: Asked) -> Response[bytes]:
         """The browser client, a module to be imported, and what it loads into the audio thread."""
         if (file := await web.get(request.url.path.removeprefix("/"))) is None:
             raise NotFoundException
         return _send(request, file, {"cache-control": "no-cache"})
 
-    @get("/ui/assets/{name:str}", include_in_schema=False)
+    @get("/ui/assets/{name:str}", include_in_schema=False, public=True)
     async def get_asset(request: Asked, name: FromPath[str]) -> Response[bytes]:
         """A script, style sheet or picture of a page; its name changes with its content."""
         if (file := await assets.get(name)) is None:

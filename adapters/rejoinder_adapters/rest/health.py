@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Response, get
+from litestar import Request, Response, get
+from litestar.datastructures import State
 from litestar.response import Redirect
 
 from rejoinder import __version__
@@ -15,9 +16,10 @@ def routes(runtime: Runtime) -> list[Any]:
     """`/livez`, `/readyz` and `/version`."""
 
     @get("/", include_in_schema=False, public=True)
-    async def root() -> Redirect:
-        """Whoever looks around finds the description of the API."""
-        return Redirect("/docs", status_code=307)
+    async def root(request: Request[Any, Any, State]) -> Redirect:
+        """Whoever looks around finds the panel (a browser), or the description of the API."""
+        html = "text/html" in request.headers.get("accept", "")
+        return Redirect("/admin" if html else "/docs", status_code=307, headers={"vary": "Accept"})
 
     @get("/livez", public=True)
     async def livez() -> dict[str, str]:
