@@ -3,7 +3,9 @@ import { existsSync, readdirSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { defineConfig, type Plugin } from "vite";
 
-const pages = ["panel", "talk"].filter((name) => existsSync(join(import.meta.dirname, `${name}.html`)));
+const all = ["panel", "talk"];
+/** `PAGES=talk npx vite build` builds that one alone. */
+const pages = (process.env.PAGES?.split(",") ?? all).filter((name) => existsSync(join(import.meta.dirname, `${name}.html`)));
 
 /** Removes what former builds left under assets/; the files of vite.client.config.ts beside it stay. */
 function withoutOldAssets(): Plugin {
@@ -12,6 +14,7 @@ function withoutOldAssets(): Plugin {
     writeBundle({ dir }, bundle) {
       const folder = join(dir ?? "", "assets");
       const made = new Set(Object.keys(bundle).map((name) => basename(name)));
+      if (pages.length < all.length) return;
       for (const name of existsSync(folder) ? readdirSync(folder) : []) {
         if (!made.has(name)) rmSync(join(folder, name));
       }

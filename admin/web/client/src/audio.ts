@@ -35,12 +35,14 @@ export class Sound {
     }
   }
 
-  /** Whether it plays; if it may not yet, the next gesture starts it. */
-  async plays(): Promise<boolean> {
+  /** Whether it plays; if it may not yet, the next gesture starts it, and `onStart` is called then. */
+  async plays(onStart: () => void): Promise<boolean> {
     if (this.context.state === "running") return true;
     for (const gesture of GESTURES) document.addEventListener(gesture, this.unlock, true);
     this.context.addEventListener("statechange", () => {
-      if (this.context.state === "running") this.forget();
+      if (this.context.state !== "running") return;
+      this.forget();
+      onStart();
     });
     await Promise.race([this.context.resume(), new Promise((done) => setTimeout(done, UNLOCK_MS))]);
     return (this.context.state as AudioContextState) === "running";

@@ -39,6 +39,8 @@ export interface ClientEvents {
   /** A round trip to the server, in ms. */
   rtt: number;
   devices: MediaDeviceInfo[];
+  /** Whether the browser plays sound: it does not before a gesture of the user (`autoplay_blocked`), and then it does. */
+  sound: boolean;
   /** A fresh room token, in place of one that expires. */
   token: string;
 }
@@ -158,14 +160,18 @@ export class RejoinderClient extends Emitter<EventMap> {
     return all.filter(({ kind, deviceId }) => deviceId && (kind === "audioinput" || kind === "audiooutput"));
   }
 
+  get hasMicrophone(): boolean {
+    return this.microphone !== null;
+  }
+
   get microphoneId(): string | undefined {
     return this.microphone?.deviceId;
   }
 
-  /** Go on with another microphone; "" is the system's default one. */
-  async useMicrophone(deviceId: string): Promise<void> {
+  /** Go on with another microphone ("" is the system's default one), or with other processing of its sound. */
+  async useMicrophone(deviceId: string, processing: Omit<MicrophoneConstraints, "deviceId"> = {}): Promise<void> {
     if (!this.microphone) return;
-    const stream = await openMicrophone({ ...this.constraints(), deviceId });
+    const stream = await openMicrophone({ ...this.constraints(), ...processing, deviceId });
     if (this.microphone) this.microphone.use(stream);
     else stopStream(stream);
   }
@@ -224,7 +230,11 @@ export class RejoinderClient extends Emitter<EventMap> {
       this.microphone.mute(this.isMuted);
       this.talk(this.isTalking);
     }
-    void sound.plays().then((plays) => plays || this.over() || this.emit("problem", new ClientError("autoplay_blocked")));
+    void sound.plays(() => this.emit("sound", true)).then((plays) => {
+      if (plays || this.over()) return;
+      this.emit("sound", false);
+      this.emit("problem", new ClientError("autoplay_blocked"));
+    });
     this.listen(navigator.mediaDevices, "devicechange", () => void this.devices().then((all) => this.emit("devices", all)));
     this.listen(globalThis, "online", () => this.wake?.());
     this.listen(globalThis, "pagehide", () => this.close());
