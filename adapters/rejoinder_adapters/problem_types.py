@@ -26,6 +26,13 @@ TYPES: dict[str, ProblemType] = {
         400, "The body is not JSON", "The body cannot be read as JSON; `detail` says where it breaks."
     ),
     "bad_message": ProblemType(400, "The request cannot be taken", "What was asked for does not fit together."),
+    "bad_cursor": ProblemType(
+        400, "Not the cursor of a page", "`before` must be the `next_cursor` that a page of the same order gave."
+    ),
+    "bad_range": ProblemType(400, "Not a range of time", "`since` comes before `until`, by 90 days at most (Unix ms)."),
+    "bad_provider": ProblemType(
+        400, "Not a provider", "One is named by kind and name, `llm:guide`; kinds are `vad`, `stt`, `llm` and `tts`."
+    ),
     "bad_event_id": ProblemType(
         400, "Not the number of an event", "`Last-Event-ID` (or `after`) must be the id of the last event that arrived."
     ),
@@ -121,6 +128,17 @@ TYPES: dict[str, ProblemType] = {
         "One person at a time speaks instead of the agent; `detail` says who, and until when. An admin may take it from "
         'them: PUT the takeover with `{"force": true}`.',
     ),
+    "session_live": ProblemType(409, "The session goes on", "What is kept of it can be deleted once it has ended."),
+    "no_recording": ProblemType(
+        404, "Not recorded", "There is no sound of this session: its agent did not want it kept, or the file is gone."
+    ),
+    "recording_unfinished": ProblemType(
+        409, "Still being recorded", "The recording can be fetched once the session has ended."
+    ),
+    "recording_deleted": ProblemType(
+        410, "The recording was deleted", "Its time was over, or somebody deleted it; it is not kept anywhere."
+    ),
+    "bad_range": ProblemType(416, "No such part", "The header `Range` asks for bytes that are not there."),
     "unknown_room": ProblemType(404, "No such room", "GET /v1/rooms lists them."),
     "room_expired": ProblemType(
         410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."
@@ -181,6 +199,9 @@ TYPES: dict[str, ProblemType] = {
     ),
     "full": ProblemType(503, "The server is full", "It has as many live sessions as it takes (`limits.sessions`)."),
     "draining": ProblemType(503, "The server is about to stop", "It takes no new sessions; another one will."),
+    "query_too_slow": ProblemType(
+        503, "The question is too large", "It was cut off, so that calls do not suffer; ask for a shorter time."
+    ),
     "store_unavailable": ProblemType(503, "The database is not available", "Try again; /readyz tells when it is back."),
     "bad_config": ProblemType(503, "The settings are wrong", "The agent cannot be loaded with the server's settings."),
     "missing_dependency": ProblemType(503, "A package is missing", "The agent needs a package that the server lacks."),

@@ -167,15 +167,15 @@ class Connection:
 
 async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str | None) -> None:
     """The life of one client socket; `session_id` None gives it a session of its own."""
-    if (origin := socket.headers.get("origin")) and not _is_allowed(origin, socket.headers.get("host", ""), runtime):
+    if (origin := socket.headers.get("origin")) and not is_allowed(origin, socket.headers.get("host", ""), runtime):
         message = f"The origin {origin!r} may not connect."
-        await _refuse(socket, problem(socket, 403, "bad_origin", message, "Add it to allowed_origins."))
+        await refuse(socket, problem(socket, 403, "bad_origin", message, "Add it to allowed_origins."))
         return
     wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
     if not isinstance(wire, WireProtocol):
         message = "This server does not speak the voice wire."
         fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
-        await _refuse(socket, problem(socket, 501, "wrong_server", message, fix))
+        await refuse(socket, problem(socket, 501, "wrong_server", message, fix))
         return
     try:
         principal = await principal_of(socket, resuming=True)
@@ -183,14 +183,14 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         if not may_talk:
             principal.check("talk" if session_id is None else "read", session_id)
     except RejoinderError as refusal:
-        await _refuse(socket, of_error(socket, refusal))
+        await refuse(socket, of_error(socket, refusal))
         return
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     connection = Connection(runtime, wire)
     connection.may_talk = may_talk
     wire.open_wire(connection.on_binary, connection.on_text)
-    gone = asyncio.create_task(_disconnected(socket), name="disconnect watcher")
+    gone = asyncio.create_task(disconnected(socket), name="disconnect watcher")
     session: Session | None = None
     try:
         configure = await _configuration(connection, socket, gone)
@@ -220,14 +220,14 @@ async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], s
         over: tuple[asyncio.Future[Any], ...] = (gone, connection.closed)
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         if connection.closed.done():
-            await _close(socket, wire, _NORMAL, connection.closed.result())
+            await close(socket, wire, _NORMAL, connection.closed.result())
         elif connection.owner and wire.hung_up:
             # A socket that merely broke leaves the session its grace period.
             session.end("client_left")
     except Exception as caught:  # noqa: BLE001 - the client is to hear of it, whatever it is
         error = _known(caught)
         connection.fail(error)
-        await _close(socket, wire, _POLICY if error is caught else _INTERNAL, error.code)
+        await close(socket, wire, _POLICY if error is caught else _INTERNAL, error.code)
     finally:
         connection.leave()
         gone.cancel()
@@ -271,13 +271,13 @@ async def _configuration(
     )
 
 
-async def _disconnected(socket: WebSocket[Any, Any, Any]) -> None:
+async def disconnected(socket: WebSocket[Any, Any, Any]) -> None:
     """Until the client is gone."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
-async def _close(socket: WebSocket[Any, Any, Any], wire: WireProtocol, code: int, reason: str) -> None:
+async def close(socket: WebSocket[Any, Any, Any], wire: WireProtocol, code: int, reason: str) -> None:
     """Close in the proper way, or after a while in the other."""
     try:
         async with asyncio.timeout(_CLOSE_S):
@@ -289,7 +289,8 @@ async def _close(socket: WebSocket[Any, Any, Any], wire: WireProtocol, code: int
         log.debug("closing: %r", error)
 
 
-def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
+def is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
+    """Whether a page of that `origin` may connect to this server, which it knows as `host`."""
     if origin in runtime.settings.allowed_origins:
         return True
     try:
@@ -298,7 +299,7 @@ def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
         return False
 
 
-async def _refuse(socket: WebSocket[Any, Any, Any], told: Problem) -> None:
+async def refuse(socket: WebSocket[Any, Any, Any], told: Problem) -> None:
     """Answer the upgrade with a plain HTTP error and a problem document (RFC 9457)."""
     send: Send = socket.send
     await socket.receive()

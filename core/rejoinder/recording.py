@@ -145,7 +145,7 @@ class _Reel:
         self._base = 0
         self._buffer = bytearray()
         self._buffer_at = 0
-        self._told = self._over = False
+        self._told = self.over = False
         self._put(0, b"")
 
     @property
@@ -174,7 +174,7 @@ class _Reel:
     def finish(self) -> None:
         """The session is over: the file is as long as it was."""
         self.stop()
-        self._over = True
+        self.over = True
         size = min(self._now() * _FRAME_BYTES, wavfile.MOST_BYTES // _FRAME_BYTES * _FRAME_BYTES)
         self._disk.finish(self.path, size, self.done.set_result, self._not_closed)
 
@@ -209,7 +209,7 @@ class _Reel:
             return
         self._told = True
         log.error("the recording of %s has gaps: %s", self._session.id, error)
-        if self._over:
+        if self.over:
             return
         self._session.complain(
             RejoinderError(
@@ -248,9 +248,13 @@ class Recordings:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
             self._sweeping = None
-        if self._reels:
-            await asyncio.wait([reel.done for reel in self._reels.values()], timeout=_CLOSE_S)
+        await self.settle()
         await self._disk.close()
+
+    async def settle(self) -> None:
+        """Wait until the recordings of all sessions that have ended are closed, at most some seconds."""
+        if ended := [reel.done for reel in self._reels.values() if reel.over]:
+            await asyncio.wait(ended, timeout=_CLOSE_S)
 
     def busy(self, session_id: str) -> bool:
         """Whether the recording of that session is still being written here."""

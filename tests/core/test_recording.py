@@ -280,9 +280,8 @@ async def stored(tmp_path: Path) -> AsyncIterator[tuple[Runtime, Recordings]]:
 async def a_session(runtime: Runtime) -> str:
     session = await runtime.start_session(None)
     await session.close("done")
-    async with asyncio.timeout(10):
-        while runtime.recordings.busy(session.id):
-            await asyncio.sleep(0.01)
+    await runtime.recordings.settle()
+    assert not runtime.recordings.busy(session.id)
     return session.id
 
 
@@ -296,8 +295,7 @@ def test_fifty_sessions_leave_no_file_and_no_thread(tmp_path: Path) -> None:
             before = len(os.listdir("/proc/self/fd"))
             sessions = [await runtime.start_session(None) for _ in range(50)]
             await asyncio.gather(*(session.close("done") for session in sessions))
-            while any(recordings.busy(session.id) for session in sessions):
-                await asyncio.sleep(0.01)
+            await recordings.settle()
             assert len(os.listdir("/proc/self/fd")) <= before + 1
             assert len(list((tmp_path / "sound").glob("*.wav"))) == 51
             assert threads()
@@ -342,8 +340,7 @@ def test_what_a_dead_process_left_is_closed(tmp_path: Path) -> None:
         async with stored(tmp_path) as (runtime, recordings):
             session = await runtime.start_session(None)
             await session.close("done")
-            while recordings.busy(session.id):
-                await asyncio.sleep(0.01)
+            await recordings.settle()
             assert await recordings.rows.get(session.id)
             # As if it had died: a row without an end, a second of sound, half a frame, and a header of before.
             async with runtime.store.transaction() as connection:

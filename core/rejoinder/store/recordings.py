@@ -82,6 +82,8 @@ class RecordingRows:
             await connection.execute(
                 delete(tables.webhook_deliveries).where(deliveries.payload.like(named.replace("_", r"\_"), escape="\\"))
             )
+            # Or somebody could come to its room, and it would begin anew.
+            await connection.execute(delete(tables.rooms).where(tables.rooms.c.session_id == session_id))
             gone = await connection.execute(delete(tables.sessions).where(tables.sessions.c.id == session_id))
         return gone.rowcount > 0
 
