@@ -429,7 +429,14 @@ def test_only_the_servers_own_pages_use_a_login(method: str, headers: dict[str, 
 
 @pytest.mark.parametrize(
     ("method", "given", "good"),
-    [("GET", "", True), ("HEAD", "", True), ("POST", "right", True), ("POST", "", False), ("PUT", "wrong", False)],
+    [
+        ("GET", "", True),
+        ("HEAD", "", True),
+        ("POST", "right", True),
+        ("POST", "", False),
+        ("POST", "é", False),
+        ("PUT", "wrong", False),
+    ],
 )
 def test_what_changes_something_brings_the_token(method: str, given: str, good: bool) -> None:
     _expect(lambda: check_token(method, {"x-csrf-token": given} if given else {}, "right"), good)
