@@ -128,13 +128,7 @@ def routes() -> list[Any]:
             raise NotFoundException
         return _send(request, file, {"cache-control": _IMMUTABLE})
 
-    made = [get_panel, get_client, get_asset]
-    # Until then the page is rejoinder_adapters.talk's.
-    return [*made, get_talk] if TALK else made
-
-
-TALK = False
-"""Whether `/talk` is served from here."""
+    return [get_panel, get_talk, get_client, get_asset]
 
 
 async def _page(request: Asked, web: Files, name: str) -> Response[bytes]:
