@@ -25,7 +25,7 @@ _NORMAL = 1000
 
 
 class Listening(msgspec.Struct, tag="listening"):
-    """The first message: what comes next, in binary messages of about 100 ms (PCM16; left the user, right the agent)."""
+    """The first message; then come binary ones of about 100 ms of PCM16: left the user, right the agent."""
 
     session_id: str
     rate: int = ENGINE_RATE

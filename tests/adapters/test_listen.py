@@ -51,8 +51,8 @@ async def heard(ws: ClientConnection) -> tuple[dict[str, Any], bytes, int, str]:
             assert isinstance(message, bytes)
             sound += message
     except ConnectionClosed as closed:
-        assert closed.rcvd is not None
-        return first, bytes(sound), closed.rcvd.code, closed.rcvd.reason
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+    return first, bytes(sound), code, reason
 
 
 async def until(what: Any, seconds: float = 10.0) -> None:
@@ -70,7 +70,8 @@ def test_two_listeners_hear_both_sides_until_the_end_and_nobody_notices(keyed: A
             caller = server.caller_on(call)
             started = await caller.until("session.started")
             session = server.runtime.sessions[started["session_id"]]
-            ticket = httpx.post(f"{server.http}/v1/tickets", headers={"authorization": f"Bearer {keys['listen']}"})
+            async with httpx.AsyncClient(headers={"authorization": f"Bearer {keys['listen']}"}) as client:
+                ticket = await client.post(f"{server.http}/v1/tickets")
             path = f"/v1/sessions/{session.id}/listen"
             began = time.monotonic()
             one = opened(server, path, keys["listen"])

@@ -44,7 +44,7 @@ class ServerProcess:
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             self._said.append(line)
-            if found := re.search(r"ws://[^/\s]+", line):
+            if found := re.search(r"ws://[^/\s)]+", line):
                 self.url = found.group()
                 self._ready.set()
         self._ready.set()
