@@ -1,0 +1,28 @@
+// Every page of the panel: where it is, what it is called, who may see it, and how its code is fetched.
+import type { ComponentType } from "preact";
+import type { IconName } from "./ui/Icon";
+import type { Scope } from "./types";
+
+/** `params` are of the path: {id} for "/sessions/:id". */
+export interface PageProps { params: Record<string, string> }
+type Loaded = { default: ComponentType<PageProps> } | { default: ComponentType };
+
+export interface PageEntry {
+  path: string;
+  title: string;
+  scope: Scope;
+  load: () => Promise<Loaded>;
+  /** In the rail under this heading; without it the page is only reached by links. */
+  group?: "observe" | "build" | "run";
+  icon?: IconName;
+  /** The page whose rail entry is marked while this one is shown. */
+  under?: string;
+}
+
+export const PAGES: PageEntry[] = [
+  { path: "/", title: "Overview", scope: "read", group: "observe", icon: "overview", load: () => import("./pages/overview") },
+  { path: "/live", title: "Live", scope: "read", group: "observe", icon: "live", load: () => import("./pages/live") },
+  { path: "/sessions", title: "Sessions", scope: "read", group: "observe", icon: "sessions", load: () => import("./pages/sessions") },
+  { path: "/sessions/:id", title: "Session", scope: "read", under: "/sessions", load: () => import("./pages/session") },
+  { path: "/account", title: "Account", scope: "read", load: () => import("./pages/account") },
+];

@@ -1,0 +1,3 @@
+import { Page } from "../ui";
+
+export default function Shown() { return <Page title="session" />; }
