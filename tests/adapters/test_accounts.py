@@ -301,7 +301,7 @@ def test_the_audit_log_is_read_back_page_by_page(server: LiveServer, admin: http
 
 
 def routes_of(app: Litestar) -> list[tuple[str, str, Needs | None]]:
-    found = []
+    found: list[tuple[str, str, Needs | None]] = []
     for route in app.routes:
         if isinstance(route, HTTPRoute):
             for method, (handler, _) in route.route_handler_map.items():

@@ -81,7 +81,7 @@ def test_an_account_from_its_link_to_its_end(database_url: str) -> None:
 
             old, _ = await here.users.link(user.id, by="test", ttl_s=60)
             token, _ = await here.users.link(user.id, by="test", ttl_s=60)
-            use = {"address": "b", "client": "x" * 1000}
+            use: Any = {"address": "b", "client": "x" * 1000}
             assert await code_of(here.use_link(old, "", PASSWORD, **use)) == "bad_link", "a newer one was sent"
             assert await code_of(here.use_link(token, "", "short", **use)) == "weak_password"
             cookie, login, made = await here.use_link(token, "", PASSWORD, **use)
@@ -163,7 +163,7 @@ def test_the_first_account_is_made_once(database_url: str) -> None:
         async with process(database_url, Clock()) as logins:
             assert not await logins.users.any()
             tokens = [(await logins.users.link(None, by="serve", ttl_s=600))[0]]
-            use = {"address": "a", "client": ""}
+            use: Any = {"address": "a", "client": ""}
             assert await code_of(logins.use_link(tokens[0], "", PASSWORD, **use)) == "bad_user_name"
             assert await code_of(logins.use_link(tokens[0], "ann", PASSWORD, first=False, **use)) == "bad_link"
             both = await asyncio.gather(
@@ -237,7 +237,7 @@ def test_another_password_ends_all_other_logins(tmp_path: Any) -> None:
         async with process(f"sqlite+aiosqlite:///{tmp_path}/x.db", Clock()) as logins:
             _, first = await admin_of(logins)
             second, login = await enter(logins, "ann")
-            change = {"address": "a"}
+            change: Any = {"address": "a"}
             assert await code_of(logins.change_password(login, "wrong", "battery staple", **change)) == "bad_login"
             assert await code_of(logins.change_password(login, PASSWORD, "ann", **change)) == "weak_password"
             assert await code_of(logins.change_password(login, PASSWORD, "battery staple", **change)) == "ok"
