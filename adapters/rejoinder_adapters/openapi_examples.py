@@ -229,6 +229,23 @@ A_NODE = {
         "loaded": {"stt:moonshine": 1.7, "tts:hibari": 0.6},
     },
 }
+A_SETTING = {
+    "key": "limits.sessions",
+    "value": 200,
+    "origin": "env",
+    "secret": False,
+    "description": "Live sessions in this process.",
+}
+A_SECTION = {
+    "name": "openai",
+    "plugin": "openai",
+    "schema": {"title": "OpenAISettings", "type": "object", "properties": {"voice": {"type": "string"}}},
+    "values": {"voice": "alloy", "api_key": True},
+    "origins": {"voice": "default", "api_key": "panel"},
+    "restart": False,
+    "updated_at": AT,
+    "updated_by": "ada",
+}
 LIVE_STREAM = {"data": f'{{"topic":"live","reset":false,"changed":[],"gone":["{SESSION}"]}}'}
 
 A_KEY = {
@@ -398,6 +415,17 @@ FOUND = {
     "content": "What time is it?",
     "at": AT + 2_000,
 }
+RECORDING = {
+    "session_id": SESSION,
+    "rate": 16_000,
+    "started_at": AT,
+    "duration_ms": 61_000,
+    "bytes": 3_904_044,
+    "expires_at": AT + 30 * 86_400_000,
+    "deleted_at": None,
+    "available": True,
+}
+PEAKS = {"per_second": 100, "duration_ms": 60, "user": "AAAAAAAA", "agent": "AAQVIxgC"}
 LLM_REQUEST = {
     "reply_id": _REPLY,
     "turn_id": _TURN,

@@ -27,6 +27,8 @@ TAGS: dict[str, tuple[str, str]] = {
     "/v1/audit": ("Accounts", "People who may log in, and what was done."),
     "/v1/webhooks": ("Webhooks", "Events that are sent to addresses of yours."),
     "/v1/nodes": ("Server", "What runs here, and how it is."),
+    "/v1/settings": ("Server", "What runs here, and how it is."),
+    "/v1/plugin_settings": ("Server", "What runs here, and how it is."),
     "/v1/plugins": ("Server", "What runs here, and how it is."),
     "/livez": ("Server", "What runs here, and how it is."),
     "/readyz": ("Server", "What runs here, and how it is."),
@@ -83,6 +85,7 @@ PARAMETERS: dict[str, Json] = {
     "name": {"description": "The agent's name.", "example": "reception"},
     "model": {"description": "An agent's name, or that of a TTS or STT provider.", "example": "guide"},
     "version": {"description": "A version's number; without it the newest."},
+    "download": {"description": "True: to be saved as a file (`Content-Disposition`)."},
     "limit": {"description": "How many there are on a page, at most."},
     "before": {"description": "The `next_cursor` of the page before; without it the newest come."},
     "collection": {"description": "Only of this collection."},
@@ -134,6 +137,7 @@ _CONDITIONS = (
     ),
 )
 _SESSION_ERRORS = ("unknown_session", "session_not_started", "room_expired")
+_RECORDING_ERRORS = ("no_recording", "recording_unfinished", "recording_deleted")
 _LIVE_ERRORS = (*_SESSION_ERRORS, "session_over", "too_fast", "bad_message")
 _START_ERRORS = (
     "full",
@@ -150,6 +154,7 @@ _URL_ERRORS = ("bad_url", "unknown_host", "address_refused", "unknown_event")
 _PLAIN = {"schema": {"type": "string"}}
 _EVENTS: Json = {"schema": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}}
 _AUDIO = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_WAV = {"schema": {"type": "string", "contentMediaType": "audio/wav"}, "example": "RIFF..."}
 _UPLOAD: Json = {
     "required": True,
     "content": {
@@ -251,8 +256,30 @@ OPERATIONS: dict[str, Operation] = {
             "turns": [examples.TURN],
             "messages": examples.MESSAGES,
             "interruptions": [],
+            "recording": examples.RECORDING,
         },
     ),
+    "get_recording": Operation(
+        (*_SESSION_ERRORS, *_RECORDING_ERRORS, "bad_range"),
+        responses={
+            "200": {"description": "All of it.", "content": {"audio/wav": _WAV}, "headers": _ETAG},
+            "206": {
+                "description": "The part that `Range` asks for.",
+                "content": {"audio/wav": _WAV},
+                "headers": {**_ETAG, "Content-Range": {"description": "Which part.", "schema": {"type": "string"}}},
+            },
+            "304": {"description": "Nothing has changed since `If-None-Match`.", "headers": _ETAG},
+        },
+        parameters=(
+            _parameter("Range", "header", "Which bytes: `bytes=0-65535`.", {"type": "string"}),
+            _parameter(
+                "If-Range", "header", "An ETag: `Range` counts only if this is still the file.", {"type": "string"}
+            ),
+        ),
+    ),
+    "get_recording_peaks": Operation((*_SESSION_ERRORS, *_RECORDING_ERRORS), answer=examples.PEAKS),
+    "delete_recording": Operation((*_SESSION_ERRORS, *_RECORDING_ERRORS)),
+    "delete_session": Operation((*_SESSION_ERRORS, "session_live")),
     "list_turns": Operation(_SESSION_ERRORS, answer=[examples.TURN]),
     "get_transcript": Operation(
         _SESSION_ERRORS,
@@ -386,6 +413,16 @@ OPERATIONS: dict[str, Operation] = {
     "list_deliveries": Operation(("unknown_webhook",), answer={"items": [examples.A_DELIVERY], "next_cursor": None}),
     "redeliver": Operation(("unknown_webhook", "unknown_delivery", "webhook_disabled"), answer=examples.A_DELIVERY),
     "list_nodes": Operation(answer={"items": [examples.A_NODE]}),
+    "list_settings": Operation(answer={"items": [examples.A_SETTING]}),
+    "list_plugin_settings": Operation(answer={"items": [examples.A_SECTION]}),
+    "put_plugin_settings": Operation(
+        ("unknown_section", "invalid_settings", "setting_pinned", "prove_password"),
+        request={"values": {"voice": "alloy", "api_key": "sk-example"}},
+        answer=examples.A_SECTION,
+        parameters=(
+            _parameter("name", "path", "The section's name.", {"type": "string"}, required=True, example="openai"),
+        ),
+    ),
     "list_plugins": Operation(answer=examples.OFFER),
     "livez": Operation(answer={"status": "ok"}),
     "readyz": Operation(

@@ -158,6 +158,13 @@ TYPES: dict[str, ProblemType] = {
     "invalid_agent": ProblemType(
         422, "The definition is wrong", "`errors` names the fields of the agent that are wrong."
     ),
+    "unknown_section": ProblemType(404, "No such settings", "GET /v1/plugin_settings lists the sections there are."),
+    "invalid_settings": ProblemType(
+        422, "The settings are wrong", "`errors` names the keys of the section that are wrong."
+    ),
+    "setting_pinned": ProblemType(
+        409, "Set elsewhere", "The environment or the settings file has this setting, or it is for these alone."
+    ),
     "agent_fixed": ProblemType(
         409, "Defined by the settings", "Such an agent is changed in the server's settings only."
     ),

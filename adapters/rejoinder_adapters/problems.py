@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from rejoinder.catalog import InvalidDefinition
 from rejoinder.errors import MissingDependency, MissingModel, ProviderError, RejoinderError, StoreError
 from rejoinder.logins import Delayed
+from rejoinder.plugin_settings import InvalidSettings
 from rejoinder_adapters.problem_types import TYPES
 from rejoinder_adapters.security import request_id_of
 
@@ -105,7 +106,9 @@ def of_error(connection: ASGIConnection[Any, Any, Any, Any], error: RejoinderErr
     if error.code == "unknown_agent" and "name" in connection.path_params:
         # The path itself names it.
         status = 404
-    fields = [FieldError(*field) for field in error.problems.items()] if isinstance(error, InvalidDefinition) else None
+    fields = None
+    if isinstance(error, InvalidDefinition | InvalidSettings):
+        fields = [FieldError(*field) for field in error.problems.items()]
     return problem(
         connection,
         status,

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -30,6 +30,7 @@ from rejoinder.llm_log import LlmLog
 from rejoinder.manager import Plugins, plugins_of
 from rejoinder.models import ModelCache
 from rejoinder.nodes import Nodes, Vitals
+from rejoinder.plugin_settings import PluginSettings
 from rejoinder.providers import KINDS, AnyProvider, Kind, Tool
 from rejoinder.recording import Recordings
 from rejoinder.session import Session
@@ -80,11 +81,14 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.hooks = Hooks(self.plugins, settings.limits.hook_ms / 1000, now=self.clock.monotonic)
         self._findings = preflight.examine(settings, self.plugins, os.environ)
-        self.toolbox = Toolbox(self.plugins, settings.plugins, self, broken=self._findings.broken if listens else ())
-        self.models = ModelCache(settings.models_dir, self.plugins.models())
-        self.supply = Supply(settings, self.plugins, self.models, self.clock, progress)
-        self.breaker = self.supply.breaker
         self.store = Store(settings.database_url, limits=settings.limits)
+        self.plugin_settings = PluginSettings(self.store, settings, self.plugins)
+        self._sections = self.plugin_settings.sections
+        broken = self._findings.broken if listens else ()
+        self.toolbox = Toolbox(self.plugins, self._sections, self, broken=broken)
+        self.models = ModelCache(settings.models_dir, self.plugins.models())
+        self.supply = Supply(settings, self.plugins, self.models, self.clock, progress, sections=self._sections)
+        self.breaker = self.supply.breaker
         self.audit = Audit(self.store)
         self.asking = Asking(self.store)
         self.recordings = Recordings(self.store, settings.recordings_dir, self.clock)
@@ -146,7 +150,7 @@ class Runtime:
         try:
             self._exit.callback(self._pacer.close)
             self._exit.push_async_callback(self.supply.close)
-            self._exit.push_async_callback(self.toolbox.close)
+            self._exit.push_async_callback(self._close_tools)
             self._progress("database")
             found = self.examine()
             if self._listens and found.problems and not found.transfers:
@@ -154,6 +158,7 @@ class Runtime:
                 raise found.error()
             await self.store.open()
             self._exit.push_async_callback(self.store.close)
+            await self._take_up(await self.plugin_settings.load())
             await found.settle(self.catalog.stored, self.fixed_agents)
             if self._listens and found.problems:
                 raise found.error()
@@ -268,7 +273,25 @@ class Runtime:
         if name not in schemas:
             known = ", ".join(sorted(self.plugins.settings())) or "none"
             raise ConfigError(f"[plugins.{name}] is no plugin's section.", fix=f"register_settings names: {known}.")
-        return read_section(self.settings.plugins, name, schema, schemas[name])
+        return read_section(self._sections, name, schema, schemas[name])
+
+    async def _take_up(self, names: Collection[str]) -> None:
+        """Before anything is loaded: the sections called so are other than when what needs them was made."""
+        if any(self.toolbox.has_source(name) for name in names):
+            old, self.toolbox = self.toolbox, Toolbox(self.plugins, self._sections, self)
+            await old.close()
+        for name in names:
+            await self.supply.renew(name, lambda: True)
+
+    async def apply_settings(self, name: str) -> bool:
+        """Let the plugins take up the section called `name`; False: a part of it waits for the next start."""
+        before = set(self.sessions)
+        renewed = await self.supply.renew(name, lambda: not before & self.sessions.keys())
+        # Hooks have read theirs when the server started, and sources of tools are connected.
+        return renewed and not self.toolbox.has_source(name) and name not in self.plugins.settings()
+
+    async def _close_tools(self) -> None:
+        await self.toolbox.close()
 
     # -- plugins that misbehave
 

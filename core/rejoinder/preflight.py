@@ -183,19 +183,24 @@ def _eager(plugins: Plugins) -> set[str]:
 
 
 def _section(name: str, section: Mapping[str, Any], schemas: Iterable[type[msgspec.Struct]]) -> list[str]:
+    return [f"plugins.{name}{f'.{key}' if key else ''}: {text}" for key, text in section_problems(section, schemas)]
+
+
+def section_problems(section: Mapping[str, Any], schemas: Iterable[type[msgspec.Struct]]) -> list[tuple[str, str]]:
+    """What is wrong in a section `[plugins.NAME]` that the owners of `schemas` share: the keys, and what it is."""
     fields = {schema: {one.encode_name: one for one in msgspec.structs.fields(schema)} for schema in schemas}
     known = {key for own in fields.values() for key in own}
-    problems = []
+    problems: list[tuple[str, str]] = []
     for key in section:
         if key not in known:
             hint = did_you_mean(key, known) or f"known: {', '.join(sorted(known)) or 'none'}"
-            problems.append(f"plugins.{name}.{key}: unknown key, {hint}")
+            problems.append((key, f"unknown key, {hint}"))
     for schema, own in fields.items():
         given = {key: value for key, value in from_text(section, schema).items() if key in own}
         # One by one: the first that is wrong would hide the others.
-        wrong = [f"plugins.{name}.{key}: {text}" for key in given if (text := _misfit(given[key], own[key].type))]
+        wrong = [(key, text) for key in given if (text := _misfit(given[key], own[key].type))]
         if not wrong and (text := _misfit(given, schema)):
-            wrong = [f"plugins.{name}: {text}"]
+            wrong = [("", text)]
         problems += [problem for problem in wrong if problem not in problems]
     return problems
 

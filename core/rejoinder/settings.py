@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rejoinder.errors import ConfigError, did_you_mean, listed, sentence
@@ -227,30 +228,54 @@ class WebhookOptions(_Section):
     )
 
 
+class Talk(_Section):
+    """Who may talk to an agent on the talk page without a room token."""
+
+    access: Literal["local", "login", "anybody"] = Field(
+        "local",
+        description="`local`: whoever sits at this machine, if the server listens on loopback; `login`: accounts that "
+        "may talk; `anybody`: everybody who reaches the server.",
+    )
+    rooms_per_minute: int = Field(10, ge=1, description="Rooms that the talk page is given for one address.")
+
+
+Origin = Literal["flag", "env", "file", "default"]
+"""Where a setting comes from."""
+
+
 class Settings(BaseSettings):
     """All settings of one process."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
-    database_url: str = "sqlite+aiosqlite:///rejoinder.db"
-    models_dir: Path = Path(platformdirs.user_cache_dir("rejoinder")) / "models"
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    database_url: str = Field("sqlite+aiosqlite:///rejoinder.db", description="Where everything is stored.")
+    models_dir: Path = Field(
+        Path(platformdirs.user_cache_dir("rejoinder")) / "models", description="Where the files of models are kept."
+    )
     recordings_dir: Path = Field(Path("recordings"), description="Where the sound of recorded conversations is kept.")
-    default_agent: str = "guide"
+    default_agent: str = Field("guide", description="The agent of those who name none.")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins besides the server's own that may connect.")
     agents: dict[str, Agent] = {}
     plugins: dict[str, dict[str, Any]] = Field({}, description="Settings of each provider, by its name.")
     plugins_dir: Path = Field(Path("plugins"), description="A folder whose files `*.py` are plugins, too.")
     plugin_modules: tuple[str, ...] = Field((), description="Modules that are plugins, too, by import name.")
-    disabled_plugins: tuple[str, ...] = ()
+    disabled_plugins: tuple[str, ...] = Field((), description="Plugins that are not loaded.")
     required_plugins: tuple[str, ...] = Field((), description="Plugins without which the server does not start.")
     store_llm_requests: bool = Field(
         True, description="What LLMs are sent is stored with each reply; it holds the instructions and what was said."
     )
     auth: Auth = Auth()
+    talk: Talk = Talk()
     limits: Limits = Limits()
     webhooks: WebhookOptions = WebhookOptions()
+    _layers: tuple[tuple[Origin, dict[str, Any]], ...] = PrivateAttr(())
+
+    @property
+    def layers(self) -> tuple[tuple[Origin, Mapping[str, Any]], ...]:
+        """What was given where, the strongest first; of settings that a program made all are like flags."""
+        return self._layers or (("flag", self.model_dump(exclude_unset=True)),)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -278,6 +303,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         config = Path(CONFIG_FILE)
 
     from_file = _read_toml(config) if config else {}
+    given: list[PydanticBaseSettingsSource] = []
 
     class Layered(Settings):
         @classmethod
@@ -289,14 +315,18 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            given[:] = init_settings, env_settings
             return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
     try:
-        return Layered(**{key: value for key, value in overrides.items() if value is not None})
+        settings = Layered(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         problems = listed(f"{path}: {what}" for path, what in explain_validation(error, Settings, "key"))
         where = f" (file: {config})" if config else ""
         raise ConfigError(f"The settings are wrong{where}: {problems}", fix="Correct the keys named.") from None
+    flags, env = (source() for source in given)
+    settings._layers = (("flag", flags), ("env", env), ("file", from_file))
+    return settings
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -306,6 +336,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "deadlines": Deadlines,
     "recording": Recording,
     "auth": Auth,
+    "talk": Talk,
     "webhooks": WebhookOptions,
 }
 

@@ -18,13 +18,17 @@ from rejoinder.guard import FAULTS, Late, Quit, bounded
 from rejoinder.manager import Plugins, Stage, absent
 from rejoinder.providers import AnyProvider, Kind, LlmProvider, ModelPaths, Provider, ProviderContext, VadAdvice
 from rejoinder.settings import Agent, Settings
-from rejoinder.toolbox import read_section
+from rejoinder.toolbox import Sections, read_section
 
 log = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 """A provider that could not be made or loaded is tried again after this, then after twice as long."""
 CLOSE_S = 5.0
 """A provider that takes longer to close is not waited for."""
+_RETIRED_S = 60.0
+"""A provider that was replaced is kept at least this long."""
+_MOST_RETIRED = 2
+"""So many of a name are kept that were replaced: a model may need much memory."""
 _BENCH_S = 60.0
 """Providers of a plugin that held up the event loop are asked last for so long."""
 
@@ -44,7 +48,10 @@ class _Failure:
 
 
 class Supply:
-    """All providers by kind and name; `close()` it. `progress(text)` is told what is being loaded."""
+    """All providers by kind and name; `close()` it. `progress(text)` is told what is being loaded.
+
+    `sections` are those of plugins; they may change, see `renew`.
+    """
 
     def __init__(
         self,
@@ -53,8 +60,11 @@ class Supply:
         models: ModelPaths,
         clock: Clock,
         progress: Callable[[str], None] = lambda text: None,
+        *,
+        sections: Sections | None = None,
     ) -> None:
         self._settings = settings
+        self._sections = settings.plugins if sections is None else sections
         self._plugins = plugins
         self._models = models
         self._clock = clock
@@ -72,6 +82,10 @@ class Supply:
         self._ready: dict[tuple[Kind, str], asyncio.Lock] = {}
         self._warm: set[tuple[Kind, str]] = set()
         self._failures: dict[tuple[Kind, str], _Failure] = {}
+        self._lent: set[tuple[Kind, str]] = set()
+        """Other providers hold them."""
+        self._retired: list[tuple[Kind, str, AnyProvider]] = []
+        self._renewing = asyncio.Lock()
 
     async def close(self) -> None:
         """Free them all, in reverse order, and their threads. Idempotent."""
@@ -82,6 +96,9 @@ class Supply:
             await asyncio.wait(tuple(self.trials), timeout=CLOSE_S)
         providers, self._providers = self._providers, {}
         for (kind, name), provider in reversed(providers.items()):
+            await self._close_one(kind, name, provider)
+        retired, self._retired = self._retired, []
+        for kind, name, provider in retired:
             await self._close_one(kind, name, provider)
         executors, self._executors = self._executors, {}
         for name, executor in executors.items():
@@ -186,18 +203,84 @@ class Supply:
         """
         key = (kind, name)
         if key not in self._providers:
-            offer = self._plugins.provider(kind, name)
-            if self._schemas is None:
-                self._schemas = self._plugins.schemas()
-            others = self._schemas.get(name, ())
-            context = ProviderContext(
-                settings=read_section(self._settings.plugins, name, offer.settings, others),
-                models=self._models,
-                executor=self._executor,
-                llm=lambda other: cast(LlmProvider, self.make("llm", other)),
-            )
-            self._providers[key] = offer.create(context)
+            self._providers[key] = self._create(kind, name)
         return self._providers[key]
+
+    def _create(self, kind: Kind, name: str) -> AnyProvider:
+        offer = self._plugins.provider(kind, name)
+        if self._schemas is None:
+            self._schemas = self._plugins.schemas()
+        others = self._schemas.get(name, ())
+        context = ProviderContext(
+            settings=read_section(self._sections, name, offer.settings, others),
+            models=self._models,
+            executor=self._executor,
+            llm=self._lend,
+        )
+        return offer.create(context)
+
+    def _lend(self, name: str) -> LlmProvider:
+        provider = self.make("llm", name)
+        self._lent.add(("llm", name))
+        return cast(LlmProvider, provider)
+
+    async def renew(self, name: str, over: Callable[[], bool]) -> bool:
+        """Take up new settings `[plugins.NAME]`; False: something of that name can only do so at the next start.
+
+        What is not loaded will be made with them, and what failed is tried again beside. What is loaded is made a
+        second time; the first one serves those who have it, until `over()` says that they are gone.
+        """
+        done = True
+        async with self._renewing:
+            for offer in self._plugins.providers():
+                if offer.name == name:
+                    done = await self._renew_one((offer.kind, name), over) and done
+        return done
+
+    async def _renew_one(self, key: tuple[Kind, str], over: Callable[[], bool]) -> bool:
+        kind, name = key
+        if key in self._lent or sum((kind, name) == one[:2] for one in self._retired) >= _MOST_RETIRED:
+            return False
+        if key not in self._warm:
+            async with self._ready.setdefault(key, asyncio.Lock()):
+                if key not in self._warm:
+                    if (made := self._providers.pop(key, None)) is not None:
+                        await self._close_one(kind, name, made)
+                    if (failure := self._failures.get(key)) is not None:
+                        failure.retry_at = self._clock.monotonic()
+                        self._try_again(kind, name, failure)
+                    return True
+        provider: AnyProvider | None = None
+        try:
+            provider = self._create(kind, name)
+            await self._warm_up(kind, name, provider)
+        except FAULTS as error:
+            if self._closed or _cancelled():
+                raise
+            self.report(kind, name, "configure", error)
+            if provider is not None:
+                await self._close_one(kind, name, provider)
+            return False
+        self._plugins.mended(self._plugins.owner(kind, name), "configure", f"{kind}:{name}")
+        old = self._providers[key]
+        self._providers[key] = provider
+        self._retired.append((kind, name, old))
+        task = asyncio.create_task(self._retire((kind, name, old), over), name=f"{kind} {name} before")
+        self.trials.add(task)
+        task.add_done_callback(self.trials.discard)
+        log.info("%s %s was made anew, with other settings", kind, name)
+        return True
+
+    async def _retire(self, old: tuple[Kind, str, AnyProvider], over: Callable[[], bool]) -> None:
+        """Close what another one has replaced, once nobody can still be using it."""
+        while True:
+            # Also those may have it who came for one request.
+            await asyncio.sleep(_RETIRED_S)
+            if over():
+                break
+        if old in self._retired:
+            self._retired.remove(old)
+            await self._close_one(*old)
 
     def _executor(self, name: str, workers: int) -> Executor:
         if name not in self._executors:

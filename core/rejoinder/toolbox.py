@@ -111,6 +111,10 @@ class Toolbox:
             except Exception:
                 log.exception("the tool source %s did not close", name)
 
+    def has_source(self, name: str) -> bool:
+        """Whether tools that come and go are brought by what is called `name`."""
+        return name in self._sources
+
     def tools(self) -> dict[str, Tool]:
         """The tools there are now; one of a plugin hides those of sources with its name."""
         live: dict[str, Tool] = {}

@@ -7,24 +7,46 @@ from typing import Any
 
 from rejoinder.app import Runtime
 from rejoinder.hookspecs import hookimpl
-from rejoinder_adapters import stream
+from rejoinder_adapters import listen, stream
 from rejoinder_adapters.rest import (
     agents,
     audit,
+    figures,
     health,
     keys,
     knowledge,
     metrics,
     nodes,
     plugins,
+    recordings,
     rooms,
     sessions,
+    settings,
     steering,
     users,
     webhooks,
 )
 
-_PARTS = (agents, knowledge, rooms, sessions, steering, stream, keys, users, audit, webhooks, plugins, nodes, metrics, health)
+_PARTS = (
+    agents,
+    knowledge,
+    rooms,
+    sessions,
+    figures,
+    recordings,
+    steering,
+    listen,
+    stream,
+    keys,
+    users,
+    audit,
+    webhooks,
+    plugins,
+    nodes,
+    settings,
+    metrics,
+    health,
+)
 
 
 @hookimpl

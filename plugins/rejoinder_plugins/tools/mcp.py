@@ -7,13 +7,13 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from rejoinder.errors import MissingDependency
 from rejoinder.hookspecs import hookimpl
-from rejoinder.providers import Tool, ToolSource
+from rejoinder.providers import Secret, Tool, ToolSource
 
 if TYPE_CHECKING:
     from rejoinder_plugins.tools.mcp_server import McpServer
@@ -25,13 +25,13 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[plugins.mcp.servers.NAME]`: a program to start (`command`) or an address (`url`)."""
 
     command: str = ""
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    args: tuple[Secret, ...] = ()
+    env: dict[str, Secret] = {}
     """Beside what every program gets: PATH, HOME and the like."""
     cwd: str | None = None
     url: str = ""
     """Of a server that speaks streamable HTTP."""
-    headers: dict[str, str] = {}
+    headers: dict[str, Secret] = {}
     connect_timeout_s: float = 10.0
     """The start of the process waits for it this long."""
     timeout_ms: int | None = None
@@ -45,7 +45,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class McpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[plugins.mcp]`."""
 
-    servers: dict[str, ServerSettings] = {}
+    servers: Annotated[dict[str, ServerSettings], msgspec.Meta(extra_json_schema={"readOnly": True})] = {}
+    """They start programs: whoever may write the file or the environment sets them, nobody else."""
 
     def __post_init__(self) -> None:
         for name in self.servers:

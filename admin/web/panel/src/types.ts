@@ -107,6 +107,7 @@ export interface Live {
  *  {topic:"session:ID", event: ServerEvent}                       each event as it happens (never coalesced), from now on;
  *                                                                 fetch the log first and drop what you have by `seq`
  *  {topic:"session:ID", over:true}                                it is not live (any more)
+ *  {topic:"session:ID", lagging:true}                             some events were dropped: fetch the log again, then as above
  */
 export interface LiveUpdate { topic: "live"; reset: boolean; changed: Live[]; gone: string[] }
 export interface Pulse {
@@ -165,7 +166,11 @@ export interface JsonSchema {
   properties?: Record<string, JsonSchema>; required?: string[]; items?: JsonSchema; anyOf?: JsonSchema[]; $ref?: string;
   $defs?: Record<string, JsonSchema>; minimum?: number; maximum?: number; [key: string]: unknown;
 }
-/** GET /v1/plugin_settings (admin): all sections [plugins.NAME] that can be set. PUT /v1/plugin_settings/{name} {values}. */
+/**
+ * GET /v1/plugin_settings (admin) {items}: all sections [plugins.NAME] that can be set. PUT /v1/plugin_settings/{name} {values}
+ * takes the place of what was stored (a key that is left out gets its default; of a secret null or true leaves it, "" removes
+ * it), asks for a proved password, and answers the PluginSection. A property with `readOnly` is for the file alone.
+ */
 export interface PluginSection {
   name: string; plugin: string; schema: JsonSchema;
   /** Effective values; of secrets `true` (is set) or `false`, never the value. */
@@ -199,7 +204,7 @@ export interface MadeUser { user: User; link: string; expires_at: number }
 export interface LoginRow { id: string; address: string; client: string; created_at: number; seen_at: number; current: boolean }
 /** GET /v1/audit?before=&actor=&action=&subject= */
 export interface AuditRow { id: number; at: number; actor: string; actor_name: string; action: string; subject: string; detail: Record<string, Json>; address: string }
-/** GET /v1/nodes */
+/** GET /v1/nodes {items} */
 export interface Node {
   id: string; host: string; pid: number; version: string; started_at: number; seen_at: number; here: boolean; lost: boolean;
   stats: {
@@ -207,5 +212,5 @@ export interface Node {
     rows_waiting: number; draining: boolean; loaded: Record<string, number>;
   };
 }
-/** GET /v1/settings (admin): every setting with where it comes from; of secrets no value. */
-export interface Setting { key: string; value: Json; origin: "flag" | "env" | "file" | "default"; secret: boolean; description: string }
+/** GET /v1/settings (admin) {items}: every setting with where it comes from; of secrets no value. */
+export interface Setting { key: string; value: Json; origin: "flag" | "env" | "file" | "panel" | "default"; secret: boolean; description: string }
