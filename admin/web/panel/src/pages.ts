@@ -24,5 +24,12 @@ export const PAGES: PageEntry[] = [
   { path: "/live", title: "Live", scope: "read", group: "observe", icon: "live", load: () => import("./pages/live") },
   { path: "/sessions", title: "Sessions", scope: "read", group: "observe", icon: "sessions", load: () => import("./pages/sessions") },
   { path: "/sessions/:id", title: "Session", scope: "read", under: "/sessions", load: () => import("./pages/session") },
+  { path: "/latency", title: "Latency", scope: "read", group: "observe", icon: "latency", load: () => import("./pages/latency") },
+  { path: "/keys", title: "API keys", scope: "admin", group: "run", icon: "keys", load: () => import("./pages/keys") },
+  { path: "/webhooks", title: "Webhooks", scope: "admin", group: "run", icon: "webhooks", load: () => import("./pages/webhooks") },
+  { path: "/nodes", title: "Nodes", scope: "read", group: "run", icon: "nodes", load: () => import("./pages/nodes") },
+  { path: "/users", title: "Users", scope: "admin", group: "run", icon: "users", load: () => import("./pages/users") },
+  { path: "/audit", title: "Audit log", scope: "admin", group: "run", icon: "audit", load: () => import("./pages/audit") },
+  { path: "/settings", title: "Settings", scope: "admin", group: "run", icon: "settings", load: () => import("./pages/settings") },
   { path: "/account", title: "Account", scope: "read", load: () => import("./pages/account") },
 ];

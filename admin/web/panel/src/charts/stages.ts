@@ -3,7 +3,7 @@ import { S } from "../strings/charts";
 
 const COLOURS: Record<string, string> = {
   endpointing: "--stage-endpointing", stt: "--stage-stt", hooks: "--stage-hooks", llm: "--stage-llm",
-  chunk: "--stage-sentence", tts: "--stage-tts", send: "--stage-playout", play: "--stage-playout",
+  chunk: "--stage-chunk", tts: "--stage-tts", send: "--stage-send", play: "--stage-play",
 };
 const ORDER = Object.keys(COLOURS);
 
