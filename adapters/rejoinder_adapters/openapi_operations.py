@@ -14,6 +14,7 @@ TAGS: dict[str, tuple[str, str]] = {
     "/v1/agent_schema": ("Agents", "Who answers: instructions, providers, tools, manners; in versions."),
     "/v1/documents": ("Documents", "What agents may look up."),
     "/v1/rooms": ("Rooms", "Places to meet an agent, and tokens that let people in."),
+    "/talk/room": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/tickets": ("Rooms", "Places to meet an agent, and tokens that let people in."),
     "/v1/sessions": ("Sessions", "Conversations: read back, followed live, written to, steered."),
     "/v1/live": ("Live", "What goes on in this process now."),
@@ -136,7 +137,7 @@ _CONDITIONS = (
         "If-None-Match", "header", "`*`: only if there is no such agent yet.", {"type": "string", "enum": ["*"]}
     ),
 )
-_SESSION_ERRORS = ("unknown_session", "session_not_started", "room_expired")
+_SESSION_ERRORS = ("unknown_session", "session_not_started", "room_expired", "draft_gone")
 _RECORDING_ERRORS = ("no_recording", "recording_unfinished", "recording_deleted")
 _LIVE_ERRORS = (*_SESSION_ERRORS, "session_over", "too_fast", "bad_message")
 _START_ERRORS = (
@@ -219,6 +220,11 @@ OPERATIONS: dict[str, Operation] = {
     "create_room": Operation(
         ("unknown_agent", "invalid_agent", "draining"),
         request={"agent": "guide", "identity": "ada"},
+        answer={**examples.A_ROOM, "join": examples.JOIN},
+    ),
+    "create_talk_room": Operation(
+        ("talk_closed", "too_many_rooms", "unauthorized", "forbidden", "csrf", "unknown_agent", "invalid_agent"),
+        request={"agent": "guide"},
         answer={**examples.A_ROOM, "join": examples.JOIN},
     ),
     "list_rooms": Operation(answer={"items": [examples.A_ROOM], "next_cursor": None}),

@@ -158,6 +158,15 @@ TYPES: dict[str, ProblemType] = {
     "invalid_agent": ProblemType(
         422, "The definition is wrong", "`errors` names the fields of the agent that are wrong."
     ),
+    "talk_closed": ProblemType(
+        403,
+        "The talk page is not open to you",
+        "`talk.access` says who may talk there without a room's link; `detail` says what is missing.",
+    ),
+    "too_many_rooms": ProblemType(429, "Too many rooms", "One address is given `talk.rooms_per_minute`; wait."),
+    "draft_gone": ProblemType(
+        410, "The draft is gone", "Drafts of agents are in the memory of one process, and only so many: try it again."
+    ),
     "unknown_section": ProblemType(404, "No such settings", "GET /v1/plugin_settings lists the sections there are."),
     "invalid_settings": ProblemType(
         422, "The settings are wrong", "`errors` names the keys of the section that are wrong."

@@ -7,7 +7,7 @@ from typing import Any
 
 from rejoinder.app import Runtime
 from rejoinder.hookspecs import hookimpl
-from rejoinder_adapters import listen, stream
+from rejoinder_adapters import listen, stream, talkroom
 from rejoinder_adapters.rest import (
     agents,
     audit,
@@ -31,6 +31,7 @@ _PARTS = (
     agents,
     knowledge,
     rooms,
+    talkroom,
     sessions,
     figures,
     recordings,

@@ -1,4 +1,4 @@
-"""Sessions: read back with turns, spans and transcript; written to, interrupted, made to say something, ended."""
+"""Sessions: read back with turns, spans and transcript; written to."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder.app import Runtime
-from rejoinder.session import Session, check_text
-from rejoinder.store.records import InterruptionRecord, MessageRecord, SessionRecord, TurnRecord, counts_of
+from rejoinder.errors import SessionError
+from rejoinder.steering import check_text
+from rejoinder.store import history
+from rejoinder.store.history import FacetCount, Filters, SessionRow, Sort
+from rejoinder.store.records import InterruptionRecord, LlmRequestRecord, MessageRecord, TurnRecord, counts_of
+from rejoinder_adapters.rest.figures import provider_of
+from rejoinder_adapters.rest.recordings import Recording, recording_of
 from rejoinder_adapters.security import needs
 from rejoinder_adapters.sessions import live_session, origin_of, stored_session
 
 Asked = Request[Any, Any, State]
 Limit = Annotated[int, QueryParameter(ge=1, le=200)]
 Time = Annotated[int | None, QueryParameter(ge=0, le=2**53)]
+Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
+MinMs = Annotated[int | None, QueryParameter(ge=0, le=86_400_000)]
 
 
 class Words(msgspec.Struct, forbid_unknown_fields=True):
     """What is to be said."""
 
     text: str
-
-
-class Ending(msgspec.Struct, forbid_unknown_fields=True):
-    """Why a session is ended; goes into `session.ended`."""
-
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=80)] = "ended_by_api"
 
 
 class Accepted(msgspec.Struct):
@@ -40,26 +41,31 @@ class Accepted(msgspec.Struct):
 
 
 class SessionList(msgspec.Struct):
-    """Sessions, newest first; `next_cursor` is the `before` of the next page."""
+    """Sessions in the order that was asked for; `next_cursor` is the `before` of the next page.
 
-    items: list[SessionRecord]
+    `facets` are asked for: by name, how many sessions that fit the other filters have which value.
+    """
+
+    items: list[SessionRow]
     next_cursor: str | None
+    facets: dict[str, list[FacetCount]] | None = None
 
 
 class SessionDetail(msgspec.Struct):
     """A session with all that was said, and how long it took; of a `live` one, so far."""
 
-    session: SessionRecord
+    session: SessionRow
     live: bool
     turns: list[TurnRecord]
     messages: list[MessageRecord]
     interruptions: list[InterruptionRecord]
+    recording: Recording | None
 
 
 def routes(runtime: Runtime) -> list[Any]:
     """`/v1/sessions`."""
     store = runtime.store
-    reading, talking, steering = [needs("read")], [needs("talk")], [needs("control")]
+    reading, talking = [needs("read")], [needs("talk")]
 
     @get("/v1/sessions", guards=reading)
     async def list_sessions(
@@ -71,31 +77,46 @@ def routes(runtime: Runtime) -> list[Any]:
         live: FromQuery[bool | None] = None,
         since: Time = None,
         until: Time = None,
+        agent_version: Version = None,
+        channel: FromQuery[str | None] = None,
+        bad: FromQuery[bool] = False,
+        min_ms: MinMs = None,
+        provider: FromQuery[str | None] = None,
+        sort: FromQuery[Sort] = "started",
+        with_facets: Annotated[bool, QueryParameter(name="facets")] = False,
     ) -> SessionList:
-        """Sessions, newest first; `since` and `until` are Unix ms of their start."""
-        records = await store.sessions(
-            limit=limit,
-            before=before,
+        """Sessions with their figures, newest (slowest, longest) first."""
+        filters = Filters(
             agent=agent,
-            room_id=room_id,
+            agent_version=agent_version,
+            channel=channel,
             end_reason=end_reason,
+            room_id=room_id,
             ended=None if live is None else not live,
             since=since,
             until=until,
+            bad=bad,
+            min_ms=min_ms,
+            provider=provider_of(provider),
         )
-        items = [_measured(record) for record in records]
-        return SessionList(items, items[-1].id if len(items) == limit else None)
+        rows, following = await history.list_sessions(runtime.asking, filters, limit, before=before, sort=sort)
+        counts = await history.facets(runtime.asking, filters) if with_facets else None
+        return SessionList([_measured(row) for row in rows], following, counts)
 
     @get("/v1/sessions/{session_id:str}", guards=reading)
     async def get_session(session_id: FromPath[str]) -> SessionDetail:
         """A session with its metrics, its turns with spans and tool calls, its messages and interruptions."""
-        session = _measured(await stored_session(runtime, session_id))
+        await stored_session(runtime, session_id)
+        row = await history.session_row(runtime.asking, session_id)
+        if row is None:
+            raise SessionError(f"The session {session_id!r} has just been deleted.", code="unknown_session")
         return SessionDetail(
-            session,
+            _measured(row),
             session_id in runtime.sessions,
             await store.turns(session_id),
             await store.messages(session_id),
             await store.interruptions(session_id),
+            await recording_of(runtime, session_id),
         )
 
     @get("/v1/sessions/{session_id:str}/turns", guards=reading, operation_id="list_turns")
@@ -122,26 +143,16 @@ def routes(runtime: Runtime) -> list[Any]:
         session = await live_session(runtime, session_id, origin=origin_of(request, "rest"))
         return Accepted(session_id, session.write(text))
 
-    @post("/v1/sessions/{session_id:str}/interrupt", guards=talking, status_code=204, operation_id="interrupt_session")
-    async def interrupt(session_id: FromPath[str]) -> None:
-        """Stop what the agent is saying."""
-        (await _live(session_id)).interrupt()
+    @get("/v1/sessions/{session_id:str}/llm", guards=reading)
+    async def list_llm_requests(
+        session_id: FromPath[str], limit: Limit = 200, reply_id: FromQuery[str | None] = None
+    ) -> list[LlmRequestRecord]:
+        """What LLMs were sent for the replies of a session (for one reply), exactly; the newest, in their order."""
+        await stored_session(runtime, session_id)
+        return await history.llm_requests_of(runtime.asking, session_id, limit, reply_id=reply_id)
 
-    @post("/v1/sessions/{session_id:str}/say", guards=steering, status_code=202)
-    async def say(session_id: FromPath[str], data: JSONBody[Words]) -> Accepted:
-        """Have the agent say this, at once."""
-        return Accepted(session_id, (await _live(session_id)).say(data.text))
+    def _measured(row: SessionRow) -> SessionRow:
+        session = runtime.sessions.get(row.id)
+        return msgspec.structs.replace(row, live=True, metrics=counts_of(session.metrics)) if session else row
 
-    @post("/v1/sessions/{session_id:str}/end", guards=talking, status_code=202, operation_id="end_session")
-    async def end(session_id: FromPath[str], data: JSONBody[Ending | None] = None) -> None:
-        """End a session for all who are in it."""
-        (await _live(session_id)).end((data or Ending()).reason)
-
-    async def _live(session_id: str) -> Session:
-        return await live_session(runtime, session_id, start=False)
-
-    def _measured(record: SessionRecord) -> SessionRecord:
-        session = runtime.sessions.get(record.id)
-        return msgspec.structs.replace(record, metrics=counts_of(session.metrics)) if session else record
-
-    return [list_sessions, get_session, get_turns, get_transcript, write, interrupt, say, end]
+    return [list_sessions, get_session, get_turns, get_transcript, list_llm_requests, write]

@@ -16,6 +16,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
+    text,
 )
 
 metadata = MetaData(
@@ -30,6 +32,9 @@ metadata = MetaData(
 
 # SQLite numbers rows by itself only where the key is declared INTEGER.
 _COUNTER = BigInteger().with_variant(Integer(), "sqlite")
+
+
+_IS_ERROR = text("type = 'error'")
 
 
 def _session() -> Column[str]:
@@ -129,6 +134,8 @@ messages = Table(
     Column("seq", BigInteger, nullable=False),
     UniqueConstraint("session_id", "seq"),
     Index(None, "turn_id"),
+    # Words are looked for in the newest ones first.
+    Index(None, "at"),
 )
 
 events = Table(
@@ -139,7 +146,11 @@ events = Table(
     Column("at", BigInteger, nullable=False),
     Column("type", String, nullable=False),
     Column("data", Text, nullable=False),
+    # There are few of them among very many, and they are counted.
+    Index("ix_events_errors", "session_id", "at", sqlite_where=_IS_ERROR, postgresql_where=_IS_ERROR),
 )
+is_error = events.c.type == literal_column("'error'")
+"""As the index has it: with a parameter it would not be used."""
 
 spans = Table(
     "spans",

@@ -19,6 +19,9 @@ def upgrade() -> None:
     op.add_column("sessions", sa.Column("channel", sa.String()))
     op.add_column("sessions", sa.Column("client", sa.Text()))
     op.create_index("ix_turns_committed_at", "turns", ["committed_at"])
+    op.create_index("ix_messages_at", "messages", ["at"])
+    errors = sa.text("type = 'error'")
+    op.create_index("ix_events_errors", "events", ["session_id", "at"], sqlite_where=errors, postgresql_where=errors)
     op.create_table(
         "llm_requests",
         sa.Column("reply_id", sa.String(), nullable=False),
@@ -135,6 +138,8 @@ def downgrade() -> None:
     """Drop them, and what they held; the files of recordings stay where they are."""
     for table in _MADE:
         op.drop_table(table)
+    op.drop_index("ix_events_errors", "events")
+    op.drop_index("ix_messages_at", "messages")
     op.drop_index("ix_turns_committed_at", "turns")
     op.drop_column("sessions", "client")
     op.drop_column("sessions", "channel")
