@@ -171,11 +171,11 @@ def _check_local(connection: Connection, runtime: Runtime) -> None:
     settings = runtime.settings
     hosts = {*LOOPBACK, settings.host}
     origin = connection.headers.get("origin")
-    if origin is not None and origin not in settings.allowed_origins and _host_of(origin) not in hosts:
+    if origin is not None and origin not in settings.allowed_origins and host_of(origin) not in hosts:
         raise AuthError(
             f"The origin {origin[:100]!r} may not use this server.", code="bad_origin", fix="Add it to allowed_origins."
         )
-    if _host_of(f"http://{connection.headers.get('host', '')}") not in hosts:
+    if host_of(f"http://{connection.headers.get('host', '')}") not in hosts:
         raise AuthError(
             "Without keys (auth.mode is 'none') the server answers to 127.0.0.1 and localhost only.",
             code="bad_host",
@@ -183,7 +183,8 @@ def _check_local(connection: Connection, runtime: Runtime) -> None:
         )
 
 
-def _host_of(url: str) -> str:
+def host_of(url: str) -> str:
+    """The name of the host in a URL; "" if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

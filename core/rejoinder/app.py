@@ -18,7 +18,7 @@ from rejoinder.audio import Rates
 from rejoinder.auth import LOOPBACK, Gate
 from rejoinder.board import Board
 from rejoinder.bus import Observer
-from rejoinder.catalog import Catalog, NamedAgent, fixed_agents
+from rejoinder.catalog import Catalog, InvalidDefinition, NamedAgent, fixed_agents
 from rejoinder.clock import Clock, SystemClock
 from rejoinder.errors import ConfigError, SessionError
 from rejoinder.events import ServerEvent
@@ -58,6 +58,8 @@ _LONG_BLOCK_S = 0.25
 _TASKS, _TASKS_PER_SESSION = 50, 10
 """A plugin that has more tasks than these has forgotten some."""
 _HEALTH_S = 5.0
+_DRAFT = " (draft)"
+_DRAFTS, _DRAFT_NAME, _DRAFT_BYTES = 100, 64, 262_144
 
 
 class Runtime:
@@ -108,6 +110,8 @@ class Runtime:
         """The id of this process, among those on its database."""
         self.board = Board(self.node, self.clock)
         self.sessions: dict[str, Session] = {}
+        self._drafts: dict[str, NamedAgent] = {}
+        """Agents that were never stored, each for one session."""
         self.stragglers: set[asyncio.Task[Any]] = set()
         self.draining = False
         self.vitals = Vitals(
@@ -357,6 +361,24 @@ class Runtime:
         name = (await self.catalog.get(agent)).name
         return await self.store.create_room(name, new_id("ses"))
 
+    async def create_draft_room(self, agent: str | None, definition: dict[str, Any]) -> RoomRecord:
+        """A room for an agent that is not stored: `definition` is kept by this process, for this room's session alone.
+
+        Raises:
+            InvalidDefinition: a field is wrong, or names what nobody registered.
+        """
+        name = f"{(agent or 'agent')[:_DRAFT_NAME]}{_DRAFT}"
+        if len(msgspec.json.encode(definition)) > _DRAFT_BYTES:
+            raise InvalidDefinition(name, {"": f"it is larger than {_DRAFT_BYTES} bytes"})
+        draft = NamedAgent(name, self.catalog.checked(name, definition))
+        room = await self.store.create_room(name, new_id("ses"))
+        while len(self._drafts) >= _DRAFTS:
+            # The oldest that nobody talks to.
+            old = next((one for one in self._drafts if one not in self.sessions), next(iter(self._drafts)))
+            del self._drafts[old]
+        self._drafts[room.session_id] = draft
+        return room
+
     async def join(
         self, session_id: str, rates: Rates = TEXT_RATES, *, written: bool = False, origin: Origin | None = None
     ) -> Session:
@@ -383,7 +405,14 @@ class Runtime:
             raise SessionError(
                 f"The room {room.id} has expired.", code="room_expired", fix="POST /v1/rooms makes a new one."
             )
-        session = await self.start_session(room.agent, rates, session_id, written=written, origin=origin)
+        draft = self._drafts.get(session_id)
+        if draft is None and room.agent.endswith(_DRAFT) and room.agent not in self.fixed_agents:
+            raise SessionError(
+                f"The draft of {room.agent} is not there any more.",
+                code="draft_gone",
+                fix="Try it again: POST /v1/rooms with the draft, at the same process.",
+            )
+        session = await self.start_session(room.agent, rates, session_id, written=written, origin=origin, draft=draft)
         # In time: its first event comes from its own task, which has not run yet.
         if not session.bus.seq:
             self.store.recorder.join(session_id, room.id)
@@ -398,18 +427,19 @@ class Runtime:
         written: bool = False,
         version: int | None = None,
         origin: Origin | None = None,
+        draft: NamedAgent | None = None,
     ) -> Session:
         """A new session with the agent called `agent` (in that `version`, else the newest).
 
         `written`: it begins with a message of the user, so that the agent does not greet them first. `origin`: how its
-        first client came.
+        first client came. `draft`: with this agent, which is not stored, instead.
 
         Raises:
             UnknownName: there is no such agent, or it names what nobody registered.
             SessionError: the process is full or about to stop.
         """
         self._admit()
-        chosen = await self.catalog.get(agent, version)
+        chosen = draft or await self.catalog.get(agent, version)
         services = await self.services(chosen.definition)
         session_id = session_id or new_id("ses")
         if session := self.sessions.get(session_id):
@@ -456,4 +486,5 @@ class Runtime:
 
     def _forget(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
+        self._drafts.pop(session.id, None)
         self.board.remove(session.id)

@@ -135,12 +135,20 @@ class Catalog:
                 fix="Use 1 to 64 lower-case letters, digits, - and _.",
             )
         self._changeable(name)
-        checked = parse(name, definition)
-        if problems := self._check(checked):
-            raise InvalidDefinition(name, problems)
-        await self._warn_of_transfers(name, checked)
+        await self._warn_of_transfers(name, self.checked(name, definition))
         record = await self.stored.put(name, definition, by=by, expect=expect)
         return named(record) if record else None
+
+    def checked(self, name: str, definition: dict[str, Any]) -> Agent:
+        """The agent that `definition` describes, if it could be put.
+
+        Raises:
+            InvalidDefinition: a field is wrong, or names what nobody registered.
+        """
+        agent = parse(name, definition)
+        if problems := self._check(agent):
+            raise InvalidDefinition(name, problems)
+        return agent
 
     async def delete(self, name: str, *, by: str, expect: int | None = None) -> bool:
         """Delete the agent called `name`; its versions stay readable. False: it has another version than `expect`.

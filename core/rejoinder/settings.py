@@ -236,7 +236,10 @@ class Talk(_Section):
         description="`local`: whoever sits at this machine, if the server listens on loopback; `login`: accounts that "
         "may talk; `anybody`: everybody who reaches the server.",
     )
-    rooms_per_minute: int = Field(10, ge=1, description="Rooms that the talk page is given for one address.")
+    agents: tuple[str, ...] = Field(
+        (), description="With `anybody`: the agents that may be talked to besides the default one."
+    )
+    rooms_per_minute: int = Field(10, ge=1, description="With `anybody`: rooms that one address is given in a minute.")
 
 
 Origin = Literal["flag", "env", "file", "default"]

@@ -33,6 +33,7 @@ OPERATION_IDS = [
     "create_room",
     "create_room_token",
     "create_speech",
+    "create_talk_room",
     "create_ticket",
     "create_transcription",
     "create_translation",
@@ -56,6 +57,7 @@ OPERATION_IDS = [
     "get_stream",
     "get_transcript",
     "get_webhook",
+    "hand_back",
     "interrupt_session",
     "list_agent_versions",
     "list_agents",
@@ -88,8 +90,10 @@ OPERATION_IDS = [
     "say",
     "search_documents",
     "send_message",
+    "take_over",
     "test_webhook",
     "version",
+    "whisper",
 ]
 """The names of the SDKs' methods: to change one breaks programs."""
 METHODS = ("get", "put", "post", "delete", "patch")

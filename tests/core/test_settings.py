@@ -18,6 +18,7 @@ from rejoinder.settings import (
     Limits,
     Recording,
     Settings,
+    Talk,
     TurnPolicy,
     WebhookOptions,
     load_settings,
@@ -102,7 +103,9 @@ def test_an_unknown_agent_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Settings, Auth, WebhookOptions, Agent, TurnPolicy, Deadlines, Recording, Limits], ids=lambda model: model.__name__
+    "model",
+    [Settings, Auth, Talk, WebhookOptions, Agent, TurnPolicy, Deadlines, Recording, Limits],
+    ids=lambda model: model.__name__,
 )
 def test_every_setting_is_documented_with_its_default(model: type[BaseModel]) -> None:
     rows = {}

@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from rejoinder.app import Runtime
-from rejoinder.auth import Role
+from rejoinder.auth import Gate, Role
 from rejoinder.errors import SessionError
 from rejoinder.store.records import RoomRecord
 from rejoinder_adapters.security import audit, needs, principal_of
@@ -33,6 +33,8 @@ class NewRoom(NewToken, forbid_unknown_fields=True):
     """What a room is made of (without an agent it is the server's default one), and whom its first token is for."""
 
     agent: str | None = None
+    draft: dict[str, Any] | None = None
+    """The definition of an agent that is not stored: only this room has it, under the agent's name with ` (draft)`."""
 
 
 class Join(msgspec.Struct, omit_defaults=True):
@@ -91,21 +93,26 @@ def routes(runtime: Runtime) -> list[Any]:
         """Make a room and the first token for it; its session starts when somebody joins."""
         wanted = data or NewRoom()
         await _check(request, wanted)
-        record = await runtime.create_room(wanted.agent)
+        if wanted.draft is not None:
+            # With instructions and tools as one likes: for those who may define agents.
+            (await principal_of(request)).check("agents")
+            record = await runtime.create_draft_room(wanted.agent, wanted.draft)
+        else:
+            record = await runtime.create_room(wanted.agent)
         audit(request, "room.create", record.id, agent=record.agent, session=record.session_id, role=wanted.role)
-        return _room(record, request, _joined(record, request, wanted))
+        return room_of(record, request, joined(gate, record, request, wanted))
 
     @get("/v1/rooms", guards=[needs("read")])
     async def list_rooms(request: Asked, limit: Limit = 50, before: FromQuery[str | None] = None) -> RoomList:
         """Rooms, newest first."""
         records = await store.rooms(limit=limit, before=before)
-        items = [_room(record, request) for record in records]
+        items = [room_of(record, request) for record in records]
         return RoomList(items, items[-1].id if len(items) == limit else None)
 
     @get("/v1/rooms/{room_id:str}", guards=[needs("read")])
     async def get_room(room_id: FromPath[str], request: Asked) -> Room:
         """A room."""
-        return _room(await _record(room_id), request)
+        return room_of(await _record(room_id), request)
 
     @post("/v1/rooms/{room_id:str}/tokens", guards=talking, operation_id="create_room_token")
     async def create_token(room_id: FromPath[str], request: Asked, data: JSONBody[NewToken | None] = None) -> Join:
@@ -115,7 +122,7 @@ def routes(runtime: Runtime) -> list[Any]:
         record = await _record(room_id)
         await _check_open(record)
         audit(request, "room.token", record.id, role=wanted.role, identity=wanted.identity)
-        return _joined(record, request, wanted)
+        return joined(gate, record, request, wanted)
 
     @post("/v1/sessions/{session_id:str}/token", guards=[needs("read")])
     async def renew_token(session_id: FromPath[str], request: Asked) -> Renewed:
@@ -152,15 +159,17 @@ def routes(runtime: Runtime) -> list[Any]:
         if wanted.role == "operator":
             (await principal_of(request)).check("control")
 
-    def _joined(record: RoomRecord, request: Asked, wanted: NewToken) -> Join:
-        made = gate.token(record, wanted.role, identity=wanted.identity, ttl_s=wanted.ttl_s)
-        join = _links(record, request)
-        # After the #, so that it never reaches a server's log.
-        join.page = f"{_base(request)}/talk#session={record.session_id}&token={made.token}"
-        join.token, join.role, join.expires_at = made.token, wanted.role, made.expires_at
-        return join
-
     return [create_room, list_rooms, get_room, create_token, renew_token, create_ticket]
+
+
+def joined(gate: Gate, record: RoomRecord, request: Asked, wanted: NewToken) -> Join:
+    """How somebody joins a room, with a token made for them."""
+    made = gate.token(record, wanted.role, identity=wanted.identity, ttl_s=wanted.ttl_s)
+    join = _links(record, request)
+    # After the #, so that it never reaches a server's log.
+    join.page = f"{_base(request)}/talk#session={record.session_id}&token={made.token}"
+    join.token, join.role, join.expires_at = made.token, wanted.role, made.expires_at
+    return join
 
 
 def _base(request: Asked) -> str:
@@ -173,7 +182,8 @@ def _links(record: RoomRecord, request: Asked) -> Join:
     return Join(f"{base.replace('http', 'ws', 1)}{path}/ws", f"{base}{path}/events")
 
 
-def _room(record: RoomRecord, request: Asked, join: Join | None = None) -> Room:
+def room_of(record: RoomRecord, request: Asked, join: Join | None = None) -> Room:
+    """A room as it is answered; without `join` nobody gets a token."""
     return Room(
         record.id,
         record.agent,
