@@ -38,7 +38,7 @@ SECRETS = re.compile(r"/v1/((keys|webhooks)(/[^/]+/rotate)?|users(/[^/]+/link)?|
 """Their answers hold a secret, which must not lie about for a day."""
 _KEPT = re.compile(
     r"/v1/("
-    r"rooms(/[^/]+/tokens)?|documents(/search)?|sessions/[^/]+/(messages|say|interrupt|end|token)"
+    r"rooms(/[^/]+/tokens)?|documents(/search)?|sessions/[^/]+/(messages|say|whisper|interrupt|end|token)"
     r"|webhooks/[^/]+/(test|deliveries/[^/]+/redeliver)"
     r")/?"
 )

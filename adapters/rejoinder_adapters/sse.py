@@ -64,7 +64,7 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ChatAnswer(msgspec.Struct):
     """The answer as a whole; `response_ms` is the time to its first words, None where there were none.
 
-    `reason` is that of `reply.finished`, or `taken_over`: an operator speaks instead of the agent, and has not yet.
+    `reason` is that of `reply.finished`, or `taken_over`: an operator has the turn, and has said nothing yet.
     """
 
     session_id: str

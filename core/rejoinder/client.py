@@ -26,6 +26,8 @@ from rejoinder.events import (
     Configure,
     End,
     Error,
+    OperatorHandedBack,
+    OperatorTookOver,
     Playback,
     ReplyDucked,
     ReplyFinished,
@@ -103,6 +105,8 @@ class VoiceClient:
         self.player: Player = player or Playhead(configure.output_rate)
         self.session: SessionStarted | None = None
         self.ended: SessionEnded | None = None
+        self.operator: str | None = None
+        """The name of who speaks instead of the agent."""
         self.stale_frames = 0
         """Audio frames of a reply that came after its `clear_audio`; a correct server sends none."""
         self._configure = configure
@@ -309,7 +313,7 @@ class VoiceClient:
         if self._turn is not None:
             raise RejoinderError("This client is in the middle of a turn.", code="busy", fix="Await it first.")
         self._check()
-        self._turn = TurnInProgress()
+        self._turn = TurnInProgress(taken_over=self.operator is not None)
         try:
             yield self._turn
         finally:
@@ -335,7 +339,7 @@ class VoiceClient:
                     break
                 raise self._no_reply(f"The server gave no answer for {timeout:g} s")
             await self._changed(wait)
-        if not turn.measured() and not self._over:
+        if not turn.measured() and not turn.taken_over and not self._over:
             with contextlib.suppress(RejoinderError):
                 await self._wait(turn.measured, METRICS_S, "The server sent no metrics")
         if self._broken:
@@ -528,6 +532,10 @@ class VoiceClient:
             self.ended = event
         elif isinstance(event, Error):
             self._last_error = event
+        elif isinstance(event, OperatorTookOver):
+            self.operator = event.operator
+        elif isinstance(event, OperatorHandedBack):
+            self.operator = None
         elif isinstance(event, ReplyStarted):
             self._open_reply = self._playing = event.reply_id
             self._cleared = self._gap = False

@@ -63,7 +63,7 @@ class OperatorHandedBack(Event, tag="operator.handed_back"):
     """The agent answers again. `reason` is `handed_back`, or `lost` where the operator was not heard of any more."""
 
     operator: str
-    reason: Literal["handed_back", "lost"] = "handed_back"
+    reason: Literal["handed_back", "lost"]
 
 
 class SessionEnded(Event, tag="session.ended"):

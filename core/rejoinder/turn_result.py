@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from rejoinder.events import (
+    OperatorHandedBack,
+    OperatorTookOver,
     ReplyFinished,
     ReplyStarted,
     ReplyText,
@@ -36,16 +38,18 @@ class TurnResult:
     cut_off: bool = False
     """The server took the turn for over before all of it was said."""
     reason: str = ""
-    """How the answer ended, as in `reply.finished`."""
+    """How the answer ended, as in `reply.finished`; `taken_over`: an operator has the turn, and has said nothing yet."""
     metrics: TurnMetrics | None = None
     events: list[ServerEvent] = field(default_factory=list)
 
 
 class TurnInProgress:
-    """What is collected of a turn while it goes on."""
+    """What is collected of a turn while it goes on; `taken_over`: an operator speaks instead of the agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, taken_over: bool = False) -> None:
         self._result = TurnResult()
+        self.taken_over = taken_over
+        self._kept = False
         self.said_at: float | None = None
         self.texts: list[str] = []
         self.metrics: dict[str, TurnMetrics] = {}
@@ -70,10 +74,15 @@ class TurnInProgress:
             self.speaking = False
         elif isinstance(event, Transcript) and event.final:
             self._result.transcript = event.text
+        elif isinstance(event, OperatorTookOver | OperatorHandedBack):
+            self.taken_over = isinstance(event, OperatorTookOver)
+            self._kept = False
         elif isinstance(event, TurnCommitted):
             self.texts.append(event.text)
+            self._kept = self.taken_over
             self._result.cut_off = self._result.cut_off or self.said_at is None
         elif isinstance(event, ReplyStarted):
+            self._kept = False
             self.reply, self.first_audio_at, self.finished = event, None, None
             self.audio.clear()
             self.deltas.clear()
@@ -85,11 +94,14 @@ class TurnInProgress:
             self.metrics[event.reply_id] = event
 
     def over(self) -> bool:
-        """Whether everything that was said has its answer, and that has come to its natural end."""
+        """Whether everything that was said has its answer, and that has come to its natural end.
+
+        Or an operator has it: when they will answer, if at all, nobody knows.
+        """
         end = self.finished
         # One that failed before anything of it was heard is followed by an apology.
         answered = end is not None and end.reason != "interrupted" and (end.reason != "failed" or end.heard_text != "")
-        return answered and self.said_at is not None and not self.speaking
+        return (answered or self._kept) and self.said_at is not None and not self.speaking
 
     def measured(self) -> bool:
         """Whether the latency of the answer is known."""
@@ -102,7 +114,9 @@ class TurnInProgress:
             result.transcript = " ".join(self.texts)
         result.audio = bytes(self.audio)
         result.reply_text = "".join(self.deltas)
-        if self.finished:
+        if self._kept:
+            result.reason = "taken_over"
+        elif self.finished:
             result.reason = self.finished.reason
             result.reply_text = self.finished.text or result.reply_text
             result.heard_text = self.finished.heard_text

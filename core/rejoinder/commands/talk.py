@@ -19,6 +19,8 @@ from rejoinder.errors import AuthError, RejoinderError
 from rejoinder.events import (
     Error,
     Interruption,
+    OperatorHandedBack,
+    OperatorTookOver,
     ReplyFinished,
     ReplyText,
     ServerEvent,
@@ -157,6 +159,11 @@ class Screen:
         elif isinstance(event, ReplyFinished):
             if event.reason != "completed":
                 self._line(f"  [{event.reason}; heard: {event.heard_text or 'nothing'}]")
+        elif isinstance(event, OperatorTookOver):
+            self._progress(f"{event.operator} has taken over from the agent.")
+        elif isinstance(event, OperatorHandedBack):
+            lost = " is gone, and" if event.reason == "lost" else " has handed back:"
+            self._progress(f"{event.operator}{lost} the agent answers again.")
         elif isinstance(event, TurnMetrics):
             self._metrics.append(event)
         elif isinstance(event, SessionStarted):
