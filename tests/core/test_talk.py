@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -40,6 +41,8 @@ from rejoinder.events import (
     Error,
     Event,
     Interruption,
+    OperatorHandedBack,
+    OperatorTookOver,
     Playback,
     ReplyDucked,
     ReplyFinished,
@@ -793,6 +796,35 @@ def test_talk_tells_of_lost_lines_and_of_what_was_no_interruption(
 
 
 # --- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["handed_back", "lost"])
+def test_talk_says_who_speaks_instead_of_the_agent(
+    reason: Literal["handed_back", "lost"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reply(number: int, text: str) -> tuple[ServerEvent, ...]:
+        ids = {"reply_id": f"r{number}", "turn_id": f"t{number}"}
+        return ReplyStarted(**ids), ReplyFinished(**ids, reason="completed", text=text, heard_text=text)
+
+    async def taken_over(call: FakeCall) -> None:
+        await call.say(STARTED, OperatorTookOver(operator="Grace"))
+        for number in (1, 2, 3):
+            await call.until(lambda item: isinstance(item, Text))
+            if number == 3:
+                await call.say(OperatorHandedBack(operator="Grace", reason=reason))
+            await call.say(TurnCommitted(turn_id=f"t{number}", text="hello?"))
+            if number != 2:
+                # The second one is not answered by anybody; the client does not wait for that.
+                await call.say(*reply(number, "Yes?"), metrics(f"r{number}"))
+        await call.until_end()
+
+    texts = [argument for text in ("one", "two", "three") for argument in ("--text", text)]
+    with server(taken_over) as (url, _):
+        assert run_cli("talk", "--url", url, *texts, "--timeout", "5") == 0
+    printed = capsys.readouterr()
+    assert "Grace has taken over from the agent.\n" in printed.err
+    back = "Grace has handed back: the agent" if reason == "handed_back" else "Grace is gone, and the agent"
+    assert f"{back} answers again.\n" in printed.err
 
 
 def test_talk_speaks_files_and_writes_the_reply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
