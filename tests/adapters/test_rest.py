@@ -170,7 +170,7 @@ def test_sessions_and_events_come_in_pages(serve: Serve) -> None:
     assert len(set(seen)) == 5
     assert seen == sorted(seen, reverse=True)
     assert len(get(server, "/v1/sessions?agent=scripted")["items"]) == 5
-    assert get(server, "/v1/sessions?agent=other") == {"items": [], "next_cursor": None}
+    assert get(server, "/v1/sessions?agent=other") == {"items": [], "next_cursor": None, "facets": None}
 
     events: list[Any] = []
     after = 0

@@ -209,8 +209,10 @@ async def with_figures(connection: AsyncConnection, found: Sequence[Any]) -> lis
     figures: dict[str, dict[str, Any]] = {session_id: {} for session_id in ids}
     for query in (_turn_figures(ids), _interruption_figures(ids), _error_figures(ids), _recorded(ids), _first(ids)):
         for row in (await connection.execute(query)).mappings():
-            figures[row["session_id"]].update(row)
-    return [msgspec.convert({**row, **figures[row["id"]]}, SessionRow) for row in found]
+            counted = dict(row)
+            figures[counted.pop("session_id")].update(counted)
+    columns = sessions.c.keys()
+    return [SessionRow(**{name: row[name] for name in columns}, **figures[row["id"]]) for row in found]
 
 
 def _turn_figures(ids: list[str]) -> Select[Any]:
