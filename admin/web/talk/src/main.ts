@@ -1,7 +1,7 @@
 // The page to talk on: one button, the conversation in writing, and what to do when something is in the way.
 import workletsUrl from "../../client/src/worklets.ts?worker&url";
 import { claimsOf, RejoinderClient, type ConnectionState } from "../../client/src/client";
-import { ClientError } from "../../client/src/errors";
+import { ClientError, type ErrorKind } from "../../client/src/errors";
 import type { ServerEvent } from "../../client/src/events";
 import { makeRoom } from "../../client/src/target";
 import { Captions, element } from "./captions";
@@ -18,6 +18,15 @@ const text = $<HTMLTextAreaElement>("text");
 const link = new URLSearchParams(location.hash.slice(1));
 const wanted = new URLSearchParams(location.search).get("agent") ?? undefined;
 const WAITING_MS = 2_000;
+/** After these there is no point in asking again. */
+const FINAL: Record<string, [ErrorKind, { code: string; message?: string; fix?: string }]> = {
+  bad_request: ["unauthorized", { code: "bad_request", message: TEXT.damaged }],
+  unauthorized: ["unauthorized", { code: "unauthorized" }],
+  forbidden: ["unauthorized", { code: "forbidden", message: TEXT.another }],
+  unknown_session: ["session_over", { code: "unknown_session", message: TEXT.unknown, fix: TEXT.askAgain }],
+  room_expired: ["session_over", { code: "room_expired", message: TEXT.expired, fix: TEXT.askAgain }],
+  session_over: ["session_over", { code: "session_over", fix: TEXT.askAgain }],
+};
 
 class Talk {
   private readonly captions = new Captions(log);
@@ -82,8 +91,8 @@ class Talk {
       if (code === "session_not_started") {
         if (!this.listens) return;
         this.connected("connecting", TEXT.waiting);
-      } else if (code === "connection_lost") this.problem(new ClientError("connection_lost"));
-      else if (code) return this.finish(new ClientError(code === "unauthorized" || code === "forbidden" ? "unauthorized" : "session_over", { code }));
+      } else if (FINAL[code]) return this.finish(new ClientError(...FINAL[code]));
+      else if (code) this.connected("reconnecting");
       else if (!this.voice) {
         // Not in the way of somebody who begins to talk at this moment.
         if (await this.openWriting()) return;

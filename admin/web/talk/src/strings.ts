@@ -30,7 +30,11 @@ export const TEXT = {
   tookOver: (name: string) => (name ? `A person, ${name}, has taken over.` : "A person has taken over."),
   handedBack: "The agent answers again.",
   over: "The conversation is over.",
-  notReached: "That did not reach the server.",
+  damaged: "This link is damaged.",
+  another: "This link is for another conversation.",
+  unknown: "There is no such conversation.",
+  expired: "This link has expired: nobody had joined in time.",
+  askAgain: "Ask for a new link.",
   defaultDevice: "Default",
   device: (number: number) => `Device ${number}`,
   state: { idle: "", connecting: "Connecting", connected: "Connected", reconnecting: "Reconnecting", closed: "Not connected" },
@@ -50,7 +54,7 @@ export const TEXT = {
 };
 
 /** After these the microphone is missing, and one can go on without. */
-export const WITHOUT_MICROPHONE: ReadonlySet<ErrorKind> = new Set(["insecure_origin", "mic_denied", "no_device", "device_busy"]);
+export const WITHOUT_MICROPHONE: ReadonlySet<ErrorKind> = new Set(["mic_denied", "no_device", "device_busy"]);
 
 export const SPANS: Record<string, string> = {
   endpointing: "Silence until the turn is over",
