@@ -164,3 +164,42 @@ export function url(path: string, query: Record<string, string | number | boolea
   const text = search.toString();
   return text ? `${path}?${text}` : path;
 }
+
+export interface Pages<T, P> {
+  /** All rows of the pages that were got; undefined before the first. */
+  items: T[] | undefined;
+  /** The newest answer to the first page. */
+  first: P | undefined;
+  error: ApiError | undefined;
+  loading: boolean;
+  /** Gets the next page; undefined where there is none. */
+  more: (() => void) | undefined;
+  reload: () => void;
+}
+
+/** A list page by page: `path` is of the first, which `before=` is added to for the others. */
+export function usePages<T, P extends { items: T[]; next_cursor: string | null } = { items: T[]; next_cursor: string | null }>(
+  path: string | null, options: { every?: number; keep?: boolean } = {},
+): Pages<T, P> {
+  const first = useGet<P>(path, options);
+  const [rest, setRest] = useState<{ path: string | null; items: T[]; next: string | null; loading: boolean; error?: ApiError } | null>(null);
+  const mine = rest?.path === path ? rest : null;
+  const next = mine ? mine.next : first.data?.next_cursor ?? null;
+  const more = async () => {
+    const had = mine?.items ?? [];
+    setRest({ path, items: had, next, loading: true });
+    try {
+      const page = await get<P>(`${path}${path?.includes("?") ? "&" : "?"}before=${encodeURIComponent(next!)}`);
+      setRest({ path, items: [...had, ...page.items], next: page.next_cursor, loading: false });
+    } catch (failed) {
+      if (failed instanceof ApiError) setRest({ path, items: had, next, loading: false, error: failed });
+      else throw failed;
+    }
+  };
+  return {
+    items: first.data && [...first.data.items, ...(mine?.items ?? [])],
+    first: first.data, error: mine?.error ?? first.error, loading: first.loading || (mine?.loading ?? false),
+    more: next !== null && first.data ? () => void more() : undefined,
+    reload: () => { setRest(null); first.reload(); },
+  };
+}

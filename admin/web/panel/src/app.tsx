@@ -5,11 +5,10 @@ import { ApiError, loadMe, may, me, prover, send, useMe } from "./api";
 import { hasLink, LoginPage } from "./login";
 import { PAGES, type PageEntry, type PageProps } from "./pages";
 import { Palette } from "./palette";
-import { theme, zone, type Theme, type Zone } from "./prefs";
 import { Link, match, navigate, useLocation } from "./router";
-import { useStore } from "./store";
 import { S } from "./strings/shell";
-import { Button, Choice, Dialog, Empty, ErrorBox, Field, Icon, IconButton, Loading, Toasts, toastError } from "./ui";
+import { Button, Dialog, Empty, ErrorBox, Field, Icon, IconButton, Loading, Toasts, toastError } from "./ui";
+import { ThemeSwitch, ZoneSwitch } from "./ui/Switches";
 
 export function App() {
   const who = useMe(), place = useLocation();
@@ -135,17 +134,6 @@ export async function logOut(): Promise<void> {
   } catch (error) {
     toastError(error);
   }
-}
-
-export function ThemeSwitch() {
-  const icons = { system: "screen", light: "sun", dark: "moon" } as const;
-  return <Choice<Theme> label={S.theme} value={useStore(theme)} onValue={theme.set}
-    options={(["system", "light", "dark"] as const).map((value) => ({ value, label: <Icon name={icons[value]} size={16} label={S.themes[value]} />, title: S.themes[value] }))} />;
-}
-
-export function ZoneSwitch() {
-  return <Choice<Zone> label={S.zone} value={useStore(zone)} onValue={zone.set}
-    options={(["local", "utc"] as const).map((value) => ({ value, label: S.zones[value] }))} />;
 }
 
 function Current({ path }: { path: string }) {

@@ -57,11 +57,12 @@ export function RangePicker({ otherwise = "24h" }: { otherwise?: "1h" | "24h" | 
   );
 }
 
-function typed(at: number, utc: boolean): string {
+/** A moment for a field of type datetime-local, and back (0: it is none). */
+export function typed(at: number, utc: boolean): string {
   const shift = utc ? 0 : new Date(at).getTimezoneOffset() * 60_000;
   return new Date(at - shift).toISOString().slice(0, 19);
 }
 
-function read(text: string, utc: boolean): number {
+export function read(text: string, utc: boolean): number {
   return Date.parse(utc ? `${text}Z` : text) || 0;
 }
