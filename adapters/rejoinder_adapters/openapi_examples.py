@@ -407,7 +407,7 @@ OVERVIEW = {
     "slots": LATENCY["slots"],
     "slot_ms": 60_000,
 }
-FOUND = {
+SAID = {
     "session_id": SESSION,
     "agent": "guide",
     "turn_id": _TURN,

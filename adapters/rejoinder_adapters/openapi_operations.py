@@ -251,7 +251,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "get_overview": Operation(("bad_range", "query_too_slow"), answer=examples.OVERVIEW, parameters=_RANGE),
     "search_transcripts": Operation(
-        ("bad_cursor", "query_too_slow"), answer={"items": [examples.FOUND], "next_cursor": None}, parameters=_RANGE
+        ("bad_cursor", "query_too_slow"), answer={"items": [examples.SAID], "next_cursor": None}, parameters=_RANGE
     ),
     "list_llm_requests": Operation((*_SESSION_ERRORS, "query_too_slow"), answer=[examples.LLM_REQUEST]),
     "get_session": Operation(

@@ -11,7 +11,7 @@ from litestar.params import FromQuery, QueryParameter
 from rejoinder.app import Runtime
 from rejoinder.errors import ProtocolError
 from rejoinder.store.figures import Latency, Scope, latency
-from rejoinder.store.history import Found, search
+from rejoinder.store.history import FoundMessage, search
 from rejoinder.store.overview import Overview, overview
 from rejoinder_adapters.security import needs
 
@@ -30,7 +30,7 @@ Sought = Annotated[str, QueryParameter(name="q", min_length=2, max_length=200)]
 class FoundList(msgspec.Struct):
     """Messages, newest first; `next_cursor` is the `before` of the next page, which there may be behind a short one."""
 
-    items: list[Found]
+    items: list[FoundMessage]
     next_cursor: str | None
 
 

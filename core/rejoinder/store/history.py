@@ -56,7 +56,7 @@ class FacetCount(msgspec.Struct, frozen=True):
     count: int
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that holds the words that were looked for."""
 
     session_id: str
@@ -278,7 +278,7 @@ async def search(
     agent: str | None = None,
     since: int | None = None,
     until: int | None = None,
-) -> tuple[list[Found], str | None]:
+) -> tuple[list[FoundMessage], str | None]:
     """Messages that hold `words`, in any case, newest first, and the `before` of the next page.
 
     At most 200 000 messages are looked through for one page: it may be short, or empty, and still have a next one.
@@ -292,7 +292,7 @@ async def search(
     within = _within(since, until, before)
     newest_first = (c.at.desc(), c.id.desc())
     looked = select(c.id, c.at).where(*within).order_by(*newest_first).offset(_LOOKED_THROUGH).limit(1)
-    query = select(c.id, *(c[name] for name in Found.__struct_fields__ if name != "agent"), sessions.c.agent)
+    query = select(c.id, *(c[name] for name in FoundMessage.__struct_fields__ if name != "agent"), sessions.c.agent)
     query = query.join(sessions, sessions.c.id == c.session_id).order_by(*newest_first).limit(limit)
     if agent is not None:
         query = query.where(sessions.c.agent == agent)
@@ -302,7 +302,7 @@ async def search(
             within.append(or_(c.at > end.at, and_(c.at == end.at, c.id > end.id)))
         query = query.where(*within, _holds(c.content, words, connection.dialect.name == "postgresql"))
         rows = (await connection.execute(query)).mappings().all()
-    items = [msgspec.convert(row, Found) for row in rows]
+    items = [msgspec.convert(row, FoundMessage) for row in rows]
     if len(rows) == limit:
         return items, f"{rows[-1]['at']}:{rows[-1]['id']}"
     # The first that was not looked at is the next.
