@@ -58,7 +58,8 @@ def origin_of(settings: Settings, path: Sequence[str]) -> Literal["flag", "env",
 
 
 def _of_model(settings: Settings, model: BaseModel, prefix: str) -> Iterator[Setting]:
-    plain = model.model_dump(mode="json", exclude={"plugins", "agents"})
+    # Only of the whole: a section may have a list of agents.
+    plain = model.model_dump(mode="json", exclude=None if prefix else {"plugins", "agents"})
     for name, field in type(model).model_fields.items():
         value, key = getattr(model, name), f"{prefix}{name}"
         if isinstance(value, BaseModel):

@@ -21,7 +21,7 @@ export function SchemaField(props: FieldProps) {
     return (
       <fieldset class="schema-object">
         <legend>{form.label(path)}</legend>
-        {shape.description && <p class="hint">{shape.description}</p>}
+        {shape.description && <p class="hint">{prose(shape.description)}</p>}
         {form.problem(path) && <p class="problem">{form.problem(path)}</p>}
         <SchemaFields form={form} path={path} shape={shape} />
       </fieldset>
@@ -43,6 +43,11 @@ export function shownDefault(value: Json | undefined): string {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+/** Text with what stands in backticks as code. */
+function prose(text: string): ComponentChildren {
+  return text.split("`").map((part, i) => (i % 2 === 1 ? <code key={i}>{part}</code> : part));
+}
+
 /** Label, control, hint, problem, and the way back to the default. */
 export function Row({ form, path, shape, id, hint, children }: FieldProps & { id: string; hint?: ComponentChildren; children: ComponentChildren }) {
   const problem = form.problem(path), pinned = form.pinned(path), name = form.label(path);
@@ -57,7 +62,7 @@ export function Row({ form, path, shape, id, hint, children }: FieldProps & { id
         )}
       </div>
       {children}
-      <div class="hint" id={`${id}-hint`}>{pinned !== null && <span class="schema-pinned"><Icon name="info" size={12} />{pinned} </span>}{shape.description}{hint && <> {hint}</>}</div>
+      <div class="hint" id={`${id}-hint`}>{pinned !== null && <span class="schema-pinned"><Icon name="info" size={12} />{pinned} </span>}{prose(shape.description)}{hint && <> {hint}</>}</div>
       {problem && <div class="problem" id={`${id}-problem`}>{problem}</div>}
     </div>
   );

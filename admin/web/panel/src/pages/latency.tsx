@@ -16,6 +16,7 @@ import { S } from "../strings/latency";
 import type { Agent, Latency, Percentiles, PluginOffer, SlowTurn } from "../types";
 import { Card, DataTable, Empty, ErrorBox, Loading, Ms, Page, RangePicker, Select, Stat, Stats, Time, useRange, type Column } from "../ui";
 import { useTick } from "./parts/tick";
+import "./parts/parts.css";
 import "./latency.css";
 
 const GROUPS = ["agent", "stt", "llm", "tts", "version"] as const;
@@ -28,7 +29,7 @@ export default function LatencyPage() {
   const asked = url("/v1/latency", { since: range.since, until: range.until, agent, provider, group });
   const { data, error, loading, reload } = useGet<Latency>(asked, { keep: true });
   return (
-    <Page wide title={S.title} lead={S.lead} tools={<><RangePicker /><Filters agent={agent} provider={provider} /></>}>
+    <Page wide title={S.title} lead={S.lead} tools={<div class="filters"><RangePicker /><Filters agent={agent} provider={provider} /></div>}>
       {error && <ErrorBox error={error} onRetry={reload} />}
       {!data ? !error && <Loading lines={8} /> : <Figures data={data} agent={agent} group={group} busy={loading} />}
     </Page>
@@ -72,15 +73,13 @@ function Figures({ data, agent, group, busy }: { data: Latency; agent: string; g
           <Heatmap label={S.heat} source={data} open={(cell) => navigate(`/sessions?${sessionsQuery(cell, agent)}`)} />
         </Frame>
       </Card>
-      <div class="latency-pair">
-        <Card><Stages stages={data.stages} /></Card>
-        <Card title={S.groups} actions={
-          <Select label={S.groupBy} hideLabel value={group} onValue={(value) => query.set({ group: value === "agent" ? null : value })}
-            options={GROUPS.map((value) => ({ value, label: S.group[value] }))} />
-        }>
-          <DataTable label={`${S.groups}: ${S.group[group as "agent"] ?? group}`} columns={groupColumns(group)} rows={data.groups} rowKey={(row) => row.value} exportName="latency-groups" />
-        </Card>
-      </div>
+      <Card><Stages stages={data.stages} /></Card>
+      <Card title={S.groups} actions={
+        <Select label={S.groupBy} hideLabel value={group} onValue={(value) => query.set({ group: value === "agent" ? null : value })}
+          options={GROUPS.map((value) => ({ value, label: S.group[value] }))} />
+      }>
+        <DataTable label={`${S.groups}: ${S.group[group as "agent"] ?? group}`} columns={groupColumns(group)} rows={data.groups} rowKey={(row) => row.value} exportName="latency-groups" />
+      </Card>
       <Slowest turns={data.slowest} />
     </div>
   );
@@ -181,7 +180,7 @@ function Slowest({ turns }: { turns: SlowTurn[] }) {
     { key: "at", title: S.when, value: (turn) => turn.at, cell: (turn) => <Time at={turn.at} /> },
     { key: "response", title: S.response, align: "right", value: (turn) => turn.response_us, cell: (turn) => <Ms us={turn.response_us} /> },
     { key: "spans", title: S.spans, cell: (turn) => <Waterfall spans={turn.spans} scale_us={scale} /> },
-    { key: "cause", title: S.cause, value: cause, cell: cause },
+    { key: "cause", title: S.cause, value: cause, cell: (turn) => <span class="nowrap">{cause(turn)}</span> },
     { key: "agent", title: S.agent, wideOnly: true, value: (turn) => turn.agent, cell: (turn) => turn.agent },
     { key: "said", title: S.said, grow: true, wideOnly: true, value: (turn) => turn.user_text, cell: (turn) => turn.user_text ?? <span class="quiet">{S.nothingSaid}</span> },
   ];

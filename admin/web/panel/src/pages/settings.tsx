@@ -11,7 +11,7 @@ const S = ALL.settings;
 const TONES = { default: "plain", file: "accent", env: "accent", flag: "warn", panel: "accent" } as const;
 
 function told(setting: Setting): string {
-  if (setting.secret) return setting.value === true ? S.secretSet : S.secretUnset;
+  if (setting.secret) return setting.origin === "default" ? S.secretUnset : S.secretSet;
   return typeof setting.value === "string" ? setting.value : JSON.stringify(setting.value);
 }
 
