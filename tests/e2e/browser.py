@@ -1,4 +1,4 @@
-"""A real browser for tests: Debian's Chromium with a microphone that plays a WAV file, and taps on what it hears and says."""
+"""A real browser for tests: Debian's Chromium, with a WAV file for a microphone and taps on what it hears and says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rejoinder.audio import read_wav
 MICROPHONE_RATE = 48_000
 
 TAPS = """
-// What goes to the loudspeaker and what comes of the microphone, on the clock of the audio thread; and when events came.
+// What goes to the loudspeaker and what comes of the microphone, on the audio thread's clock; and when events came.
 (() => {
   const tap = (window.rejoinderTap = { speaker: [], microphone: [], events: [], rate: 0, context: null });
   const listen = (context, source, blocks) => {
@@ -97,8 +97,8 @@ def browser(
 ) -> Iterator[Browser]:
     """A Chromium. `microphone`: a WAV that is spoken once, from when it is opened; without it there is a beeping one.
 
-    `allow` answers the question whether a page may use it; without a `device` there is none at all; `taps` puts `window.rejoinderTap` into each page. `how` is for
-    the context: `viewport`, `color_scheme` ...
+    `allow` answers the question whether a page may use it; without a `device` there is none at all. `taps` puts
+    `window.rejoinderTap` into each page. `how` is for the context: `viewport`, `color_scheme` ...
     """
     arguments = [
         "--no-sandbox",
