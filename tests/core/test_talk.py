@@ -803,8 +803,11 @@ def test_talk_says_who_speaks_instead_of_the_agent(
     reason: Literal["handed_back", "lost"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def reply(number: int, text: str) -> tuple[ServerEvent, ...]:
-        ids = {"reply_id": f"r{number}", "turn_id": f"t{number}"}
-        return ReplyStarted(**ids), ReplyFinished(**ids, reason="completed", text=text, heard_text=text)
+        reply_id, turn_id = f"r{number}", f"t{number}"
+        return (
+            ReplyStarted(reply_id=reply_id, turn_id=turn_id),
+            ReplyFinished(reply_id=reply_id, turn_id=turn_id, reason="completed", text=text, heard_text=text),
+        )
 
     async def taken_over(call: FakeCall) -> None:
         await call.say(STARTED, OperatorTookOver(operator="Grace"))
