@@ -20,7 +20,7 @@ export function Versions({ name, versions, draft, editable, onChanged }: Version
   const definition = (text: string) => (text === "draft" ? draft.values : (at(text)?.definition ?? undefined));
   const told = (text: string) => (text === "draft" ? S.draft : text === "" ? S.made : S.versionNo(Number(text)));
   const columns: Column<AgentVersion>[] = [
-    { key: "version", title: S.version, value: (row) => row.version, cell: (row) => <span class="cell-name">{row.version}{row === newest && <Badge tone="accent">{S.current}</Badge>}</span> },
+    { key: "version", title: S.version, value: (row) => row.version, cell: (row) => <span class="cell-name">{row.version} {row === newest && <Badge tone="accent">{S.current}</Badge>}</span> },
     { key: "when", title: S.when, value: (row) => row.created_at, cell: (row) => <Time at={row.created_at} /> },
     { key: "by", title: S.by, value: (row) => row.created_by, cell: (row) => <code>{row.created_by}</code> },
     { key: "change", title: S.change, grow: true, cell: (row) => {
@@ -38,8 +38,8 @@ export function Versions({ name, versions, draft, editable, onChanged }: Version
   const title = S.diffTitle(told(from), told(to));
   return (
     <div class="stack">
-      <DataTable label={S.tabs.versions} columns={columns} rows={versions} rowKey={(row) => row.version} current={Number(to)} exportName={`${name}-versions`}
-        onOpen={(row) => query.set({ to: String(row.version), from: null })} />
+      <Card flush><DataTable label={S.tabs.versions} columns={columns} rows={versions} rowKey={(row) => row.version} current={Number(to)} exportName={`${name}-versions`}
+        onOpen={(row) => query.set({ to: String(row.version), from: null })} /></Card>
       <Card title={title} actions={<>
         <Select label={S.compare} hideLabel value={from} onValue={(value) => query.set({ from: value, to })} options={[...(from === "" ? [{ value: "", label: S.made }] : []), ...options]} />
         <span class="quiet">→</span>

@@ -4,7 +4,7 @@ import { count } from "../format";
 import { Link } from "../router";
 import { S } from "../strings/agents";
 import type { Agent, SessionList } from "../types";
-import { Badge, DataTable, Empty, ErrorBox, Icon, Page, Time, type Column } from "../ui";
+import { Badge, Card, DataTable, Empty, ErrorBox, Icon, Page, Time, type Column } from "../ui";
 import "./parts/parts.css";
 
 /** The names of a chain, as the table shows them. */
@@ -29,8 +29,8 @@ export default function AgentsPage() {
   return (
     <Page title={S.title} lead={S.lead} actions={may("agents") && <Link class="button primary" to="/new-agent"><Icon name="plus" size={16} />{S.create}</Link>}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(data || !error) && <DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(agent) => agent.name} loading={loading && !data} exportName="agents"
-        to={(agent) => `/agents/${encodeURIComponent(agent.name)}`} empty={<Empty icon="agents" title={S.empty} />} />}
+      {(data || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(agent) => agent.name} loading={loading && !data} exportName="agents"
+        to={(agent) => `/agents/${encodeURIComponent(agent.name)}`} empty={<Empty icon="agents" title={S.empty} />} /></Card>}
     </Page>
   );
 }

@@ -4,7 +4,7 @@ import { get, url, useGet } from "../api";
 import { Link, useQuery } from "../router";
 import { S as ALL } from "../strings/admin";
 import type { AuditRow, Page as Paged } from "../types";
-import { Button, Copy, DataTable, Dialog, Empty, ErrorBox, Field, Json, Page, Time, toastError, type Column } from "../ui";
+import { Button, Card, Copy, DataTable, Dialog, Empty, ErrorBox, Field, Json, Page, Time, toastError, type Column } from "../ui";
 import "./parts/parts.css";
 
 const S = ALL.audit;
@@ -57,15 +57,15 @@ export default function AuditPage() {
     { key: "at", title: S.when, value: (row) => row.at, cell: (row) => <Time at={row.at} /> },
     { key: "actor", title: S.actor, value: (row) => row.actor_name, cell: (row) => only("actor", row.actor, row.actor_name || row.actor) },
     { key: "action", title: S.action, value: (row) => row.action, cell: (row) => only("action", row.action, row.action) },
-    { key: "subject", title: S.subject, grow: true, value: (row) => row.subject, cell: (row) => { const to = placeOf(row); return to ? <Link to={to}>{row.subject}</Link> : row.subject; } },
-    { key: "detail", title: S.detail, grow: true, wideOnly: true, value: (row) => JSON.stringify(row.detail), cell: (row) => <span class="quiet">{brief(row)}</span> },
+    { key: "subject", title: S.subject, value: (row) => row.subject, cell: (row) => { const to = placeOf(row); return to ? <Link class="nowrap" to={to}>{row.subject}</Link> : <span class="nowrap">{row.subject}</span>; } },
+    { key: "detail", title: S.detail, grow: true, wideOnly: true, value: (row) => JSON.stringify(row.detail), cell: (row) => <span class="quiet" title={brief(row)}>{brief(row)}</span> },
     { key: "address", title: S.address, wideOnly: true, value: (row) => row.address, cell: (row) => <code>{row.address}</code> },
   ];
   return (
     <Page title={S.title} lead={S.lead} tools={<Filters filter={filter} />}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(rows || !error) && <DataTable label={S.title} columns={columns} rows={rows} rowKey={(row) => row.id} loading={loading || busy} exportName="audit" exportRows={everything}
-        onOpen={setShown} onMore={next ? () => void onMore() : undefined} empty={<Empty icon="audit" title={S.empty}>{S.emptyHint}</Empty>} />}
+      {(rows || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={rows} rowKey={(row) => row.id} loading={loading || busy} exportName="audit" exportRows={everything}
+        onOpen={setShown} onMore={next ? () => void onMore() : undefined} empty={<Empty icon="audit" title={S.empty}>{S.emptyHint}</Empty>} /></Card>}
       {shown && (
         <Dialog title={S.rowTitle} onClose={() => setShown(null)}>
           <dl class="pairs">

@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { send, useGet } from "../api";
 import { S as ALL } from "../strings/admin";
 import type { Key, MadeKey, Scope } from "../types";
-import { Badge, Button, Check, ConfirmDialog, DataTable, Empty, ErrorBox, Field, Page, Select, Time, toast, type Column } from "../ui";
+import { Badge, Button, Card, Check, ConfirmDialog, DataTable, Empty, ErrorBox, Field, Page, Select, Time, toast, type Column } from "../ui";
 import { FormDialog, OnceDialog } from "./parts/FormDialog";
 import "./parts/parts.css";
 
@@ -44,9 +44,9 @@ export default function KeysPage() {
   return (
     <Page title={S.title} lead={S.lead} actions={<Button kind="primary" icon="plus" onClick={() => setOpen({ what: "create" })}>{S.create}</Button>}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(keys || !error) && <DataTable label={S.title} columns={columns} rows={shown} rowKey={(key) => key.id} loading={loading} exportName="keys"
-        empty={<Empty icon="keys" title={S.empty}>{S.emptyHint}</Empty>} />}
-      {gone > 0 && <Button size="s" kind="quiet" onClick={() => setAll(!all)}>{all ? S.hide : S.hidden(gone)}</Button>}
+      {(keys || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={shown} rowKey={(key) => key.id} loading={loading} exportName="keys"
+        empty={<Empty icon="keys" title={S.empty}>{S.emptyHint}</Empty>} /></Card>}
+      {gone > 0 && <Button size="s" kind="quiet" class="start" onClick={() => setAll(!all)}>{all ? S.hide : S.hidden(gone)}</Button>}
       {open?.what === "create" && <Create onMade={made} onClose={close} />}
       {open?.what === "rotate" && <Rotate of={open.key} onMade={made} onClose={close} />}
       {open?.what === "revoke" && (

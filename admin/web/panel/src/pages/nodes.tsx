@@ -42,7 +42,7 @@ export default function NodesPage() {
   return (
     <Page title={S.title} lead={S.lead}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(nodes || !error) && <DataTable label={S.title} columns={columns} rows={nodes} rowKey={(node) => node.id} loading={loading && !nodes} exportName="nodes" empty={<Empty icon="nodes" title={S.empty} />} />}
+      {(nodes || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={nodes} rowKey={(node) => node.id} loading={loading && !nodes} exportName="nodes" empty={<Empty icon="nodes" title={S.empty} />} /></Card>}
       {nodes?.filter((node) => Object.keys(node.stats.loaded).length > 0 && !node.lost).map((node) => (
         <Card key={node.id} title={`${S.loaded}: ${node.host} ${node.pid}`}>
           <p class="hint">{S.loadedHint}</p>

@@ -5,7 +5,7 @@ import { Link, useQuery } from "../router";
 import { S as ADMIN } from "../strings/admin";
 import { S } from "../strings/rooms";
 import type { Agent, Join, Live, Page as Paged, Room, SessionList } from "../types";
-import { Badge, Button, Copy, DataTable, Empty, ErrorBox, Field, Page, Select, Time, toastError, type Column } from "../ui";
+import { Badge, Button, Card, Copy, DataTable, Empty, ErrorBox, Field, Page, Select, Time, toastError, type Column } from "../ui";
 import { FormDialog, OnceDialog } from "./parts/FormDialog";
 import "./parts/parts.css";
 
@@ -44,9 +44,9 @@ export default function RoomsPage() {
   };
   const close = () => { setOpen(null); query.set({ new: null, agent: null }); };
   const columns: Column<Room>[] = [
-    { key: "id", title: S.id, value: (room) => room.id, cell: (room) => <code>{room.id}</code> },
     { key: "agent", title: S.agent, value: (room) => room.agent, cell: (room) => room.agent },
     { key: "state", title: S.state, value: stateOf, cell: (room) => { const state = stateOf(room); return <Badge tone={TONES[state]}>{S.states[state]}</Badge>; } },
+    { key: "id", title: S.id, wideOnly: true, value: (room) => room.id, cell: (room) => <code>{room.id}</code> },
     { key: "made", title: S.made, value: (room) => room.created_at, cell: (room) => <Time at={room.created_at} /> },
     { key: "expires", title: S.expires, wideOnly: true, value: (room) => room.expires_at, cell: (room) => <Time at={room.expires_at} /> },
     { key: "session", title: S.session, value: (room) => room.session_id, cell: (room) => (["live", "over"].includes(stateOf(room)) ? <Link to={`/sessions/${room.session_id}`}>{S.openSession}</Link> : <span class="none">–</span>) },
@@ -57,8 +57,8 @@ export default function RoomsPage() {
   return (
     <Page title={S.title} lead={S.lead} actions={may("talk") && <Button kind="primary" icon="plus" onClick={() => setOpen({ what: "create" })}>{S.create}</Button>}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(rooms || !error) && <DataTable label={S.title} columns={columns} rows={rooms} rowKey={(room) => room.id} loading={busy || (loading && !rooms)} exportName="rooms"
-        onMore={next ? () => void onMore() : undefined} empty={<Empty icon="rooms" title={S.empty}>{S.emptyHint}</Empty>} />}
+      {(rooms || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={rooms} rowKey={(room) => room.id} loading={busy || (loading && !rooms)} exportName="rooms"
+        onMore={next ? () => void onMore() : undefined} empty={<Empty icon="rooms" title={S.empty}>{S.emptyHint}</Empty>} /></Card>}
       {open?.what === "create" && <Invite agent={query.get("agent")} onClose={close} onJoin={(join) => { setOpen({ what: "link", join }); reload(); }} />}
       {open?.what === "invite" && <Invite room={open.room} agent={open.room.agent} onClose={close} onJoin={(join) => setOpen({ what: "link", join })} />}
       {open?.what === "link" && <LinkDialog join={open.join} onClose={close} />}

@@ -50,8 +50,8 @@ export default function UsersPage() {
     <Page title={S.title} lead={S.lead} actions={<Button kind="primary" icon="plus" onClick={() => setOpen({ what: "invite" })}>{S.invite}</Button>}>
       {openServer && <div class="notice"><Icon name="info" /><div><p>{S.open}</p><p>{S.openFix}</p></div></div>}
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(data || !error) && <DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(user) => user.id} loading={loading} exportName="users"
-        empty={<Empty icon="users" title={S.empty} />} />}
+      {(data || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(user) => user.id} loading={loading} exportName="users"
+        empty={<Empty icon="users" title={S.empty} />} /></Card>}
       <Card title={S.rolesTitle}>
         <dl class="roles">{ROLES.map((role) => <><dt>{role}</dt><dd>{ALL.roles[role]}</dd></>)}</dl>
       </Card>

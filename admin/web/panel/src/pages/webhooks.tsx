@@ -43,8 +43,8 @@ export default function WebhooksPage() {
   return (
     <Page title={S.title} lead={S.lead} actions={<Button kind="primary" icon="plus" onClick={() => setOpen({ what: "create" })}>{S.create}</Button>}>
       {error && <ErrorBox error={error} onRetry={reload} />}
-      {(data || !error) && <DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(row) => row.id} loading={loading} current={chosen}
-        onOpen={(row) => query.set({ webhook: row.id === chosen ? null : row.id })} empty={<Empty icon="webhooks" title={S.empty}>{S.emptyHint}</Empty>} />}
+      {(data || !error) && <Card flush><DataTable label={S.title} columns={columns} rows={data?.items} rowKey={(row) => row.id} loading={loading} current={chosen}
+        onOpen={(row) => query.set({ webhook: row.id === chosen ? null : row.id })} empty={<Empty icon="webhooks" title={S.empty}>{S.emptyHint}</Empty>} /></Card>}
       {data && chosen && !hook && <ErrorBox error={S.unknown} />}
       {hook && <Detail key={hook.id} hook={hook} onChanged={reload} onOpen={setOpen} />}
       {open?.what === "create" && <Edit onDone={made} onClose={close} />}

@@ -208,6 +208,8 @@ export const S = {
     search: "Search",
     searchHint: "A key, or a word of its description",
     changed: "Only what was set",
+    part: "Part",
+    parts: { server: "Server", agents: "Agents", plugins: "Plugins", all: "All" },
     key: "Key",
     value: "Value",
     origin: "From",
