@@ -122,7 +122,9 @@ export class Captions {
       const row = element("div", `span ${span.name}`);
       const bar = element("span", "bar");
       bar.style.setProperty("--share", String(span.us / event.response_us));
-      row.append(element("dt", "", SPANS[span.name] ?? span.name), bar, element("dd", "", TEXT.ms(Math.round(span.us / 1000))));
+      const figure = element("dd");
+      figure.append(bar, element("span", "", TEXT.ms(Math.round(span.us / 1000))));
+      row.append(element("dt", "", SPANS[span.name] ?? span.name), figure);
       list.append(row);
     }
     const button = element("button", "ms", TEXT.ms(ms)) as HTMLButtonElement;
