@@ -526,6 +526,7 @@ class VoiceClient:
             self._last_seq = max(self._last_seq, event.seq)
         if isinstance(event, SessionStarted):
             self.session = event
+            self.operator = event.operator or None
             self._away = False
             self.resumes += event.resumed
         elif isinstance(event, SessionEnded):

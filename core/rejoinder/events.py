@@ -29,7 +29,8 @@ class SessionStarted(Event, tag="session.started"):
     """The session is ready: audio may be sent at `input_rate` and comes at `output_rate` (PCM16 mono, Hz).
 
     `agent_version` is 0 for an agent of the settings. `resume_token` lets this connection come back after it was lost;
-    `resumed` says that it did. `recorded`: what is said is kept as sound, and whoever speaks should know.
+    `resumed` says that it did. `recorded`: what is said is kept as sound, and whoever speaks should know. `operator`:
+    who speaks instead of the agent, where somebody has taken over before this client came.
     """
 
     agent: str
@@ -39,6 +40,7 @@ class SessionStarted(Event, tag="session.started"):
     resume_token: str = ""
     resumed: bool = False
     recorded: bool = False
+    operator: str = ""
 
 
 class AgentChanged(Event, tag="agent.changed"):

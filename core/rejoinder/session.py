@@ -381,6 +381,7 @@ class Session:
             input_rate=rates.input,
             output_rate=rates.output,
             recorded=self.agent.recording.enabled,
+            operator=self.operator or "",
         )
 
     def detach(self, link: LocalLink) -> None:

@@ -19,6 +19,7 @@ from rejoinder.events import (
     ReplyStarted,
     ReplyText,
     SessionEnded,
+    SessionStarted,
     SpeechPaused,
     SpeechStarted,
     ToolCalled,
@@ -581,6 +582,7 @@ def test_a_client_that_is_lost_comes_back_to_the_operators_words() -> None:
     async def main() -> None:
         tts = ScriptedTts(ms_per_word=400)
         async with pilot(tts=tts, reports=True, limits=Limits(idle_s=60)) as user:
+            await user.pause(20)
             user.session.steering.take_over(GRACE)
             user.session.steering.say(LONG, GRACE)
             await user.until(ReplyStarted)
@@ -592,6 +594,7 @@ def test_a_client_that_is_lost_comes_back_to_the_operators_words() -> None:
             finished = await user.until(ReplyFinished)
             assert (finished.reason, finished.heard_text) == ("completed", LONG)
             assert user.session.operator == "Grace"
+            assert [event.operator for event in user.events(SessionStarted)] == ["", "Grace"], "who comes is told"
             user.write("thank you")
             await user.pause(1000)
             assert len(user.events(ReplyStarted)) == 1
