@@ -12,7 +12,8 @@ from litestar.params import FromPath
 
 from rejoinder.app import Runtime
 from rejoinder.audio import ENGINE_RATE
-from rejoinder.errors import RejoinderError
+from rejoinder.auth import Principal
+from rejoinder.errors import RejoinderError, StoreError
 from rejoinder.tape import CHANNELS
 from rejoinder_adapters.problems import of_error, problem
 from rejoinder_adapters.security import audit, principal_of
@@ -21,7 +22,9 @@ from rejoinder_adapters.websocket import SUBPROTOCOL, close, disconnected, is_al
 from rejoinder_adapters.wire import EXTENSION, WireProtocol
 
 log = logging.getLogger(__name__)
-_NORMAL = 1000
+_NORMAL, _POLICY = 1000, 1008
+_CHECK_S = 3.0
+"""So often it is looked whether the listener still may."""
 
 
 class Listening(msgspec.Struct, tag="listening"):
@@ -68,7 +71,8 @@ async def serve_listener(runtime: Runtime, socket: WebSocket[Any, Any, Any], ses
         await refuse(socket, problem(socket, 501, "wrong_server", message, fix))
         return
     try:
-        (await principal_of(socket)).check("listen", session_id)
+        principal = await principal_of(socket)
+        principal.check("listen", session_id)
         session = await live_session(runtime, session_id, start=False)
     except RejoinderError as refusal:
         await refuse(socket, of_error(socket, refusal))
@@ -86,16 +90,34 @@ async def serve_listener(runtime: Runtime, socket: WebSocket[Any, Any, Any], ses
     began = runtime.clock.monotonic()
     audit(socket, "session.listen", session_id, began=True)
     gone = asyncio.create_task(disconnected(socket), name="listener watcher")
+    barred = asyncio.create_task(_barred(runtime, principal, session_id), name="listener's right")
     try:
-        over: tuple[asyncio.Future[Any], ...] = (gone, listener.over)
+        over: tuple[asyncio.Future[Any], ...] = (gone, barred, listener.over)
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         if listener.over.done():
             await close(socket, wire, _NORMAL, listener.over.result())
+        elif barred.done():
+            leave()
+            await close(socket, wire, _POLICY, "unauthorized")
     finally:
         leave()
         audit(socket, "session.listen", session_id, seconds=round(runtime.clock.monotonic() - began, 1))
         gone.cancel()
-        await asyncio.wait({gone})
+        barred.cancel()
+        await asyncio.wait({gone, barred})
+
+
+async def _barred(runtime: Runtime, principal: Principal, session_id: str) -> None:
+    """Until who listens may not any more: logged out, disabled, with another role, with a key that was revoked."""
+    while True:
+        await asyncio.sleep(_CHECK_S)
+        try:
+            now = await runtime.gate.still(principal)
+        except StoreError:
+            # Whoever came while the database answered does not go because it does not.
+            continue
+        if now is None or not now.may("listen", session_id):
+            return
 
 
 def routes(runtime: Runtime) -> list[Any]:

@@ -204,6 +204,29 @@ def test_a_page_of_another_site_may_not_listen(keyed: Any) -> None:
     server.call(session.close("done"))
 
 
+def test_who_loses_the_right_hears_no_more(keyed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, keys = keyed
+    monkeypatch.setattr("rejoinder_adapters.listen._CHECK_S", 0.05)
+
+    async def scenario() -> None:
+        async with opened(server, "/ws/audio?output=text", keys["talk"]) as call:
+            session_id = json.loads(await call.recv())["session_id"]
+            made = server.runtime.gate.keys.create("for a while", ["listen"])
+            record, key = await asyncio.to_thread(server.call, made)
+            async with opened(server, f"/v1/sessions/{session_id}/listen", key) as listener:
+                assert json.loads(await listener.recv())["type"] == "listening"
+                await asyncio.to_thread(server.call, server.runtime.gate.keys.revoke(record.id))
+                async with asyncio.timeout(10):
+                    with pytest.raises(ConnectionClosed) as closed:
+                        while True:
+                            await listener.recv()
+                assert closed.value.rcvd is not None
+                assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "unauthorized")
+            assert server.runtime.sessions[session_id].listeners == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_session_that_is_over_cannot_be_heard(keyed: Any) -> None:
     server, keys = keyed
     session = server.call(server.runtime.start_session(None))

@@ -73,7 +73,7 @@ def routes(runtime: Runtime) -> list[Any]:
     @get("/v1/agent_schema", guards=reading)
     async def get_agent_schema() -> AgentSchema:
         """What an agent's definition may hold: for editors and checks."""
-        return AgentSchema(_SCHEMA, dict(PROFILES))
+        return AgentSchema(_SCHEMA, {str(name): numbers for name, numbers in PROFILES.items()})
 
     @get("/v1/agents/{name:str}", guards=reading)
     async def get_agent(name: FromPath[str], version: Number = None) -> Response[AgentView]:
