@@ -18,6 +18,7 @@ from rejoinder.store.store import Store
 _T = TypeVar("_T")
 _AT_ONCE = 2
 _LIMIT_S = 3.0
+_AGAIN_S = 0.1
 _SHARED_S = 2.0
 _KEPT = 64
 _QUERY_CANCELED = "57014"
@@ -36,7 +37,7 @@ class _Answer:
 class Asking:
     """Asks `store` what may take long, without hurting who is on a call.
 
-    At most two questions run at once, each for `limit_s` seconds at most; the database runs them in threads (SQLite) or
+    At most two questions run at once, each for `limit_s` seconds at most, also where nobody waits for it any more; the database runs them in threads (SQLite) or
     in processes of its own, and what is left of the answer is worked out in a thread.
     """
 
@@ -95,12 +96,16 @@ class Asking:
     @asynccontextmanager
     async def _bounded(self, connection: AsyncConnection) -> AsyncIterator[None]:
         late = False
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
         server = connection.dialect.name == "postgresql"
         driver: Any = (await connection.get_raw_connection()).driver_connection
 
         def stop() -> None:
-            nonlocal late
+            nonlocal late, timer
             late = True
+            # Whatever is asked after this one is too late, too.
+            timer = loop.call_later(_AGAIN_S, stop)
             if not server:
                 # It awaits nothing; the query, in the driver's thread, ends with an error.
                 with suppress(StopIteration):
@@ -108,12 +113,9 @@ class Asking:
 
         if server:
             await connection.execute(text(f"SET LOCAL statement_timeout = {round(self._limit_s * 1000)}"))
-        timer = asyncio.get_running_loop().call_later(self._limit_s, stop)
+        timer = loop.call_later(self._limit_s, stop)
         try:
             yield
-        except asyncio.CancelledError:
-            stop()
-            raise
         except DBAPIError as error:
             if late or getattr(error.orig, "sqlstate", None) == _QUERY_CANCELED:
                 raise StoreError(

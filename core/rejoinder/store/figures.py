@@ -202,8 +202,8 @@ async def _packed_spans(connection: AsyncConnection, scope: Scope) -> list[tuple
     """Twice the length of each span, and one more if it is hidden, by its name."""
     number = spans.c.us * 2 + case((spans.c.hidden, 1), else_=0)
     names = [name for name, _ in SPANS]
-    query: Select[Any] = select(*(joined_numbers(number, spans.c.name == name) for name in names))
-    query = query.select_from(turns.join(spans, spans.c.turn_id == turns.c.id))
+    columns: list[Any] = [joined_numbers(number, spans.c.name == name) for name in names]
+    query = select(*columns).select_from(turns.join(spans, spans.c.turn_id == turns.c.id))
     row = (await connection.execute(measured(scope, query))).one()
     return [(name, text) for name, text in zip(names, row, strict=True) if text]
 

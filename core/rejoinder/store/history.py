@@ -282,7 +282,7 @@ async def search(
     """Messages that hold `words`, in any case, newest first, and the `before` of the next page.
 
     At most 200 000 messages are looked through for one page: it may be short, or empty, and still have a next one.
-    SQLite knows the case of ASCII letters only; there words are also looked for in capitals, and without.
+    Where the database knows the case of ASCII letters only, as SQLite, words are also found in capitals and without.
 
     Raises:
         ProtocolError: `before` is not what a page gave (`bad_cursor`).
@@ -325,12 +325,11 @@ def _within(since: int | None, until: int | None, before: str | None) -> list[Co
 
 
 def _holds(content: ColumnElement[str], words: str, any_case: bool) -> ColumnElement[bool]:
-    """Whether `words` stand in `content`; `any_case`: the database knows the case of all letters."""
-    if any_case:
-        return content.icontains(words, autoescape=True)
+    """Whether `words` stand in `content`. `any_case`: there is an operator that ignores the case."""
+    # SQLite's LIKE knows the case of ASCII letters, and so does PostgreSQL's ILIKE in the locale C.
     forms = dict.fromkeys((words, words.lower(), words.upper(), words.capitalize(), words.title()))
-    # LIKE knows that of ASCII letters.
-    return or_(*(content.contains(form, autoescape=True) for form in forms))
+    like = content.icontains if any_case else content.contains
+    return or_(*(like(form, autoescape=True) for form in forms))
 
 
 # -- what LLMs were sent
