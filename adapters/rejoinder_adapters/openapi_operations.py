@@ -266,7 +266,7 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "get_recording": Operation(
-        (*_SESSION_ERRORS, *_RECORDING_ERRORS, "bad_range"),
+        (*_SESSION_ERRORS, *_RECORDING_ERRORS, "bad_byte_range"),
         responses={
             "200": {"description": "All of it.", "content": {"audio/wav": _WAV}, "headers": _ETAG},
             "206": {

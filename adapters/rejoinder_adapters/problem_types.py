@@ -125,8 +125,8 @@ TYPES: dict[str, ProblemType] = {
     "taken_over": ProblemType(
         409,
         "Somebody else has taken over",
-        "One person at a time speaks instead of the agent; `detail` says who, and until when. An admin may take it from "
-        'them: PUT the takeover with `{"force": true}`.',
+        "One person at a time speaks instead of the agent; `detail` says who, and until when. An admin may take it "
+        'from them: PUT the takeover with `{"force": true}`.',
     ),
     "session_live": ProblemType(409, "The session goes on", "What is kept of it can be deleted once it has ended."),
     "no_recording": ProblemType(
@@ -138,7 +138,7 @@ TYPES: dict[str, ProblemType] = {
     "recording_deleted": ProblemType(
         410, "The recording was deleted", "Its time was over, or somebody deleted it; it is not kept anywhere."
     ),
-    "bad_range": ProblemType(416, "No such part", "The header `Range` asks for bytes that are not there."),
+    "bad_byte_range": ProblemType(416, "No such part", "The header `Range` asks for bytes that are not there."),
     "unknown_room": ProblemType(404, "No such room", "GET /v1/rooms lists them."),
     "room_expired": ProblemType(
         410, "The room has expired", "Nobody joined it in time (`limits.room_ttl_s`); make a new one."

@@ -139,7 +139,7 @@ def test_a_part_can_be_fetched(kept: Any, call: Any) -> None:
         beyond = listener.get(path, headers={"range": asked})
         assert beyond.status_code == 416
         assert beyond.headers["content-range"] == f"bytes */{size}"
-        assert beyond.json()["code"] == "bad_range"
+        assert beyond.json()["code"] == "bad_byte_range"
     assert listener.get(path, headers={"range": "bytes=0-9", "if-range": tag}).status_code == 206
     assert listener.get(path, headers={"range": "bytes=0-9", "if-range": '"other"'}).status_code == 200
     assert listener.get(path, headers={"if-none-match": tag}).status_code == 304
