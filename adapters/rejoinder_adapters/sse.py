@@ -105,8 +105,20 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer the request."""
+
+        async def limited(message: Any) -> None:
+            if message.get("more_body", True):
+                await send(message)
+            else:
+                # The end waits for all that came before it, and is not timed by the library.
+                await self._send_with_timeout(send, message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, limited)
+        except asyncio.CancelledError:
+            # The server stops, and the reader does not take the end: its connection would keep it from stopping.
+            abort(scope)
+            raise
         except SendTimeoutError:
             log.info("a reader of %s does not read; it is cut off", scope["path"])
             abort(scope)

@@ -124,10 +124,13 @@ class Hub:
     def _changed(self) -> None:
         self._waits = False
         if self.runtime.board.closed:
-            for reader in tuple(self._readers):
-                reader.end(told=True)
+            self._end()
         elif self._readers:
             self._arm()
+
+    def _end(self) -> None:
+        for reader in tuple(self._readers):
+            reader.end(told=True)
 
     def _arm(self) -> None:
         if self._tick is None:
@@ -135,6 +138,10 @@ class Hub:
 
     def _on_tick(self) -> None:
         self._tick = None
+        if self.runtime.board.closed:
+            # It was closed after the change that this tick is for.
+            self._end()
+            return
         self._wait()
         now = time.monotonic()
         early = [reader for reader in self._readers if reader.topics.live and not reader.tick(now)]
