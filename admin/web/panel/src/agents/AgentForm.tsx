@@ -26,6 +26,7 @@ export function AgentForm({ form, offers, agents }: { form: Form; offers: Plugin
   };
   const offered = (kind: string): NameOption[] => (offers?.providers ?? []).filter((one) => one.kind === kind).map((one) => ({ name: one.name, hint: one.summary }));
   const left = (section: string, shown: string[]) => (fieldAt(form.shape, [section])?.fields ?? []).map(([name]) => name).filter((name) => !shown.includes(name)).map((name) => `${section}.${name}`);
+  const wrong = (section: string) => { const problem = form.problem([section]); return problem && <p class="section-problem">{problem}</p>; };
   const known = new Set(["instructions", "greeting", "language", "voice", "vad", ...CHAINS, "tools", "transfers", "max_tokens", "temperature", "history_messages", "max_tool_rounds",
     "tool_timeout_ms", "filler_after_ms", "fillers", "turns", "deadlines", "recording"]);
   const others = form.shape.fields.map(([name]) => name).filter((name) => !known.has(name));
@@ -60,12 +61,14 @@ export function AgentForm({ form, offers, agents }: { form: Form; offers: Plugin
       </Card>
       <Card title={S.sections.turns}>
         <p class="hint card-hint">{S.sections.turnsHint}</p>
+        {wrong("turns")}
         <div class="schema-fields">{TURNS.map((name) => field(`turns.${name}`))}</div>
         <details class="more-fields"><summary>{S.sections.more}</summary><div class="schema-fields">{left("turns", TURNS).map((name) => field(name))}</div></details>
       </Card>
       <div class="grid-2">
         <Card title={S.sections.deadlines}>
           <p class="hint card-hint">{S.sections.deadlinesHint}</p>
+          {wrong("deadlines")}
           <div class="schema-fields">{left("deadlines", []).map((name) => field(name))}</div>
         </Card>
         <Card title={S.sections.recording}><div class="schema-fields">{left("recording", []).map((name) => field(name))}</div></Card>

@@ -1,6 +1,7 @@
 // Fields of a form made from a JSON Schema; what is not set shows its default and can be set back to it.
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useState } from "preact/hooks";
+import { equal } from "../diff";
 import { S } from "../strings/forms";
 import type { Json } from "../types";
 import { Button, Icon } from "../ui";
@@ -51,7 +52,8 @@ function prose(text: string): ComponentChildren {
 /** Label, control, hint, problem, and the way back to the default. */
 export function Row({ form, path, shape, id, hint, children }: FieldProps & { id: string; hint?: ComponentChildren; children: ComponentChildren }) {
   const problem = form.problem(path), pinned = form.pinned(path), name = form.label(path);
-  const given = form.get(path) !== undefined && shape.kind !== "secret";
+  // What is set to its default needs no way back to it.
+  const value = form.get(path), given = value !== undefined && shape.kind !== "secret" && !equal(value, form.defaultOf(path, shape));
   return (
     <div class={`field schema-field ${problem ? "wrong" : ""}`}>
       <div class="schema-head">

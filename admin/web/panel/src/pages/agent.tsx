@@ -1,6 +1,6 @@
 // One agent, or a new one: its form, its JSON, its versions with what changed, who uses it; tried out without being saved.
 import type { ComponentChildren } from "preact";
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { AgentForm } from "../agents/AgentForm";
 import { defaultOf, lineOf, sparse, type Profiles } from "../agents/definition";
 import { DiffView } from "../agents/DiffView";
@@ -45,7 +45,7 @@ export default function AgentPage({ params }: PageProps) {
 const labelOf = (path: readonly string[]): string => S.labels[path.join(".")] ?? path.at(-1) ?? "";
 
 function NewAgent({ known, first, from }: { known: Known; first: Values; from: string | null }) {
-  const draft = useDraft(first), query = useQuery(), [name, setName] = useState("");
+  const draft = useDraft(first), query = useQuery(), [name, setName] = useState(""), [stop, setStop] = useState(false);
   const nameWrong = draft.problem && ["bad_agent_name", "version_mismatch", "agent_fixed"].includes(draft.problem.code) ? draft.problem.message : undefined;
   const save = async () => {
     const made = await draft.run(() => store(name.trim(), draft.values, 0));
@@ -54,9 +54,12 @@ function NewAgent({ known, first, from }: { known: Known; first: Values; from: s
     navigate(`/agents/${encodeURIComponent(made.name)}`, { replace: true });
   };
   return (
-    <Page title={S.newTitle} lead={from && S.newFrom(from)} actions={<Link class="button" to="/agents">{S.back}</Link>}>
+    <Page title={S.newTitle} lead={from && S.newFrom(from)} actions={<>
+      <TryButton name={name.trim() || "agent"} draft={draft} disabled={stop} stored={false} />
+      <Link class="button" to="/agents">{S.back}</Link>
+    </>}>
       <div class="new-name"><Field label={S.name} hint={S.nameHint} required autoFocus maxLength={64} value={name} onValue={setName} problem={nameWrong} /></div>
-      <Edit draft={draft} known={known} tab={query.get("tab", "form")} onTab={(tab) => query.set({ tab: tab === "form" ? null : tab })} name={name || from || "agent"} told={nameWrong !== undefined}
+      <Edit draft={draft} known={known} tab={query.get("tab", "form")} onTab={(tab) => query.set({ tab: tab === "form" ? null : tab })} name={S.newTitle} onStop={setStop} always told={nameWrong !== undefined}
         save={<Button kind="primary" busy={draft.busy} disabled={name.trim() === ""} onClick={() => void save()}>{S.saveNew}</Button>} />
     </Page>
   );
@@ -66,7 +69,7 @@ type EditorProps = { name: string; agent: Agent | undefined; first: Values; vers
 
 function Editor({ name, agent, first, versions, known, onChanged }: EditorProps) {
   const draft = useDraft(first), query = useQuery(), tab = query.get("tab", "form");
-  const [removing, setRemoving] = useState(false), [conflict, setConflict] = useState<AgentVersion | null>(null);
+  const [stop, setStop] = useState(false), [removing, setRemoving] = useState(false), [conflict, setConflict] = useState<AgentVersion | null>(null);
   const version = versions[0]?.version ?? 0, fixed = agent?.source === "settings", gone = agent === undefined;
   const mayEdit = may("agents") && !fixed;
   const users = known.agents.filter((one) => one.name !== name && Array.isArray(one.definition["transfers"]) && one.definition["transfers"].includes(name));
@@ -92,13 +95,14 @@ function Editor({ name, agent, first, versions, known, onChanged }: EditorProps)
   </>;
   return (
     <Page title={name} lead={lead} actions={<>
+      <TryButton name={name} draft={draft} disabled={stop} stored={!gone} />
       <Link class="button" to="/agents">{S.back}</Link>
       {may("agents") && <Link class="button" to={`/new-agent?from=${encodeURIComponent(name)}`}>{S.copyOf}</Link>}
       {mayEdit && !gone && <Button kind="danger" icon="trash" onClick={() => setRemoving(true)}>{S.remove}</Button>}
     </>}>
       {fixed && <div class="notice"><Icon name="info" /><div><p>{S.fixedTitle}</p><p>{S.fixedFix}</p></div></div>}
       {gone && <div class="notice warn"><Icon name="warn" /><div><p>{S.gone(name)}</p><p>{S.goneFix}</p></div></div>}
-      <Edit draft={draft} known={known} name={name} tab={tab} onTab={onTab} readOnly={!mayEdit} more={[
+      <Edit draft={draft} known={known} name={name} tab={tab} onTab={onTab} readOnly={!mayEdit} onStop={setStop} always={gone} more={[
         { id: "versions", label: S.tabs.versions, count: versions.length, body: <Versions name={name} versions={versions} draft={draft} editable={mayEdit} onChanged={onChanged} /> },
         { id: "used", label: S.tabs.used, count: undefined, body: <UsedBy name={name} users={users} /> },
       ]} save={mayEdit && (
@@ -133,11 +137,14 @@ interface Extra { id: string; label: string; count: number | undefined; body: Co
 interface EditProps {
   draft: Draft; known: Known; name: string; tab: string; onTab: (id: string) => void; readOnly?: boolean; more?: Extra[];
   save: ComponentChildren; hint?: string;
+  /** There is something to save from the beginning. */
+  always?: boolean;
+  onStop: (stop: boolean) => void;
   /** The problem is told elsewhere already. */
   told?: boolean;
 }
 
-function Edit({ draft, known, name, tab, onTab, readOnly = false, more = [], save, hint = "", told = false }: EditProps) {
+function Edit({ draft, known, name, tab, onTab, readOnly = false, more = [], save, hint = "", always = false, onStop, told = false }: EditProps) {
   const { profiles } = known.schema;
   const [round, setRound] = useState(0), [broken, setBroken] = useState(false);
   const form = useForm({
@@ -151,26 +158,33 @@ function Edit({ draft, known, name, tab, onTab, readOnly = false, more = [], sav
     addEventListener("beforeunload", warn);
     return () => removeEventListener("beforeunload", warn);
   }, [draft.changed]);
+  const frame = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (!draft.problem) return;
+    // To the field that is wrong, or what is told of it.
+    const first = frame.current?.querySelector<HTMLElement>(".field.wrong :is(input, textarea, select), .section-problem, .error-box");
+    first?.focus({ preventScroll: true });
+    first?.scrollIntoView({ block: "center" });
+  }, [draft.problem]);
   const extra = more.find((one) => one.id === tab), editing = extra === undefined;
   const tabs = [{ id: "form", label: S.tabs.form }, { id: "json", label: S.tabs.json }, ...more.map(({ id, label, count }) => ({ id, label, count }))];
   const stop = form.invalid || broken;
+  useEffect(() => onStop(stop), [stop]);
   return (
     <>
       <Tabs label={name} tabs={tabs} value={tab} onValue={onTab}>
         {extra ? extra.body : (
-          <div class="stack">
+          <div class="stack" ref={frame}>
             {draft.problem && !told && <Wrong draft={draft} problem={draft.problem} onForm={tab === "form" ? () => onTab("json") : null} />}
             {tab === "json" ? <JsonEdit key={round} draft={draft} readOnly={readOnly} onBroken={setBroken} /> : <AgentForm key={round} form={form} offers={known.offers} agents={known.agents} />}
           </div>
         )}
       </Tabs>
-      {editing && (save || may("talk")) && (
-        <div class="save-bar">
+      {editing && save && (draft.changed || always || broken) && (
+        <div class={`save-bar ${draft.changed || broken ? "sticks" : ""}`}>
           <fieldset disabled={stop} class="row">{save}</fieldset>
-          {draft.changed && !readOnly && <Button kind="quiet" onClick={() => { draft.reset(draft.base); setBroken(false); setRound(round + 1); }}>{S.discard}</Button>}
+          {(draft.changed || broken) && !readOnly && <Button kind="quiet" onClick={() => { draft.reset(draft.base); setBroken(false); setRound(round + 1); }}>{S.discard}</Button>}
           <span class="quiet">{hint}</span>
-          <span class="spacer" />
-          {may("talk") && <TryButton name={name} draft={draft} disabled={stop} />}
         </div>
       )}
     </>
