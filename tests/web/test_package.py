@@ -55,7 +55,7 @@ def test_an_installed_wheel_has_all_files_of_all_pages(packages: tuple[Path, Pat
     python = tmp_path / "venv" / "bin" / "python"
     # No Node.js, and nothing but the wheel.
     alone = {"PATH": str(python.parent), "HOME": str(tmp_path)}
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True, env=alone, capture_output=True, timeout=120)
     where = subprocess.run(
         [python, "-c", "import importlib.util; print(importlib.util.find_spec('rejoinder_admin').origin)"],

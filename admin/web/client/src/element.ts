@@ -131,7 +131,7 @@ export class RejoinderTalk extends Base {
     const { text } = RejoinderTalk;
     this.dispatchEvent(new CustomEvent("rejoinder-event", { detail: event }));
     switch (event.type) {
-      case "session.started": return this.show(event.recorded ? text.recorded : text.listening);
+      case "session.started": return this.show(event.operator ? text.operator : event.recorded ? text.recorded : text.listening);
       case "user.speech_started": return this.show(text.listening);
       case "user.transcript": return event.text ? this.line(event.turn_id, "user", event.text) : undefined;
       case "turn.committed":

@@ -13,10 +13,12 @@ export interface SessionStarted extends Base<"session.started"> {
   agent: string; agent_version?: number; input_rate: number; output_rate: number; resume_token?: string; resumed?: boolean;
   /** The conversation is recorded: whoever talks is to be told. */
   recorded?: boolean;
+  /** Who speaks instead of the agent, where somebody has taken over already. */
+  operator?: string;
 }
-export interface AgentChanged extends Base<"agent.changed"> { agent: string; former: string; agent_version?: number }
+export interface AgentChanged extends Base<"agent.changed"> { agent: string; former: string; agent_version?: number; recorded?: boolean }
 export interface OperatorTookOver extends Base<"operator.took_over"> { operator: string }
-export interface OperatorHandedBack extends Base<"operator.handed_back"> { operator: string; reason?: "handed_back" | "lost" }
+export interface OperatorHandedBack extends Base<"operator.handed_back"> { operator: string; reason: "handed_back" | "lost" }
 export interface SessionEnded extends Base<"session.ended"> { reason: string }
 export interface SpeechStarted extends Base<"user.speech_started"> { turn_id: string }
 export interface SpeechPaused extends Base<"user.speech_paused"> { turn_id: string }
@@ -45,7 +47,11 @@ export interface TurnMetrics extends Base<"turn.metrics"> {
   saved_us?: number; discarded?: number; providers?: Record<string, string>; hooks?: Record<string, number>;
 }
 export interface ProviderSwitched extends Base<"provider.switched"> { kind: string; provider: string; to: string; cause: string }
-export interface SessionMetrics extends Base<"session.metrics"> { turns: number; [figure: string]: unknown }
+export interface SessionMetrics extends Base<"session.metrics"> {
+  turns: number; speculations_kept?: number; speculations_discarded?: number; saved_ms?: number; interruptions?: number;
+  false_interruptions?: Record<string, number>; nudges?: number; resumes?: number; timeouts?: Record<string, number>;
+  failures?: Record<string, number>;
+}
 export interface Pong extends Base<"pong"> { t: number }
 export interface ServerError extends Base<"error"> { code: string; message: string; fix?: string; retryable?: boolean }
 

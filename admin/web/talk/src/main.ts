@@ -252,10 +252,13 @@ class Talk {
       case "session.started":
         this.named(event.agent);
         $("recorded").hidden = !event.recorded;
+        if (event.operator && !this.operator) this.captions.note(TEXT.tookOver(event.operator), "operator");
+        this.operator = Boolean(event.operator);
         this.doing("ready");
         break;
       case "agent.changed":
         this.named(event.agent);
+        $("recorded").hidden = !event.recorded;
         break;
       case "user.speech_started":
         this.doing("hearing");
@@ -306,6 +309,7 @@ class Talk {
     const words = text.value.trim();
     if (!words || sendButton.disabled) return;
     text.value = "";
+    this.tell(null);
     this.refresh();
     if (this.over && this.made) this.reset();
     const taken = await this.ready();
