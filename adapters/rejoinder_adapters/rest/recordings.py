@@ -92,7 +92,8 @@ def routes(runtime: Runtime) -> list[Any]:
         if request.headers.get("if-range", tag) == tag:
             wanted = asked_range(request.headers.get("range", ""), size)
         if wanted is not None and not wanted:
-            error = ProtocolError(f"The recording has {size} bytes.", code="bad_byte_range", fix="Ask for less, or for all.")
+            what = f"The recording has {size} bytes."
+            error = ProtocolError(what, code="bad_byte_range", fix="Ask for less, or for all.")
             refused = {"content-range": f"bytes */{size}"}
             told = of_error(request, error)
             return Response(told, status_code=416, media_type=cast(Any, MEDIA_TYPE), headers=refused).to_asgi_response(
