@@ -13,6 +13,8 @@ export interface Form {
   problem(path: Path): string | undefined;
   /** A field says that what stands in it is no value; null: it is (again). */
   mark(path: Path, problem: string | null): void;
+  /** Forget what fields said; for a form that begins anew. */
+  clear(): void;
   /** Some field holds what is no value. */
   invalid: boolean;
   /** The default that holds where nothing is set. */
@@ -37,9 +39,11 @@ export interface FormOptions {
   label?: (path: Path) => string;
 }
 
+const NONE: ReadonlyMap<string, string> = new Map();
+
 export function useForm(options: FormOptions): Form & { rest: FieldError[] } {
   const { shape, values, onValues, errors, prefix = "" } = options;
-  const [marks, setMarks] = useState<ReadonlyMap<string, string>>(new Map());
+  const [marks, setMarks] = useState<ReadonlyMap<string, string>>(NONE);
   const { at, rest } = useMemo(() => placed(errors, shape, prefix), [errors, shape, prefix]);
   const now = useRef(values);
   now.current = values;
@@ -61,6 +65,7 @@ export function useForm(options: FormOptions): Form & { rest: FieldError[] } {
         return next;
       });
     },
+    clear: () => setMarks(NONE),
     defaultOf: options.defaultOf ?? ((_, of) => of.default),
     pinned: options.pinned ?? (() => null),
     secretSet: options.secretSet ?? (() => false),

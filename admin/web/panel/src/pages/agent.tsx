@@ -180,10 +180,10 @@ function Edit({ draft, known, name, tab, onTab, readOnly = false, more = [], sav
           </div>
         )}
       </Tabs>
-      {editing && save && (draft.changed || always || broken) && (
-        <div class={`save-bar ${draft.changed || broken ? "sticks" : ""}`}>
+      {editing && save && (draft.changed || always || stop) && (
+        <div class={`save-bar ${draft.changed || stop ? "sticks" : ""}`}>
           <fieldset disabled={stop} class="row">{save}</fieldset>
-          {(draft.changed || broken) && !readOnly && <Button kind="quiet" onClick={() => { draft.reset(draft.base); setBroken(false); setRound(round + 1); }}>{S.discard}</Button>}
+          {(draft.changed || stop) && !readOnly && <Button kind="quiet" onClick={() => { draft.reset(draft.base); form.clear(); setBroken(false); setRound(round + 1); }}>{S.discard}</Button>}
           <span class="quiet">{hint}</span>
         </div>
       )}

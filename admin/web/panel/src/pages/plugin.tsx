@@ -178,7 +178,7 @@ function Section({ section, onSaved }: { section: PluginSection; onSaved: () => 
         {problem && (form.rest.length > 0 || errors.length === 0) && <ErrorBox error={problem} />}
         <div class="form-foot">
           <Button type="submit" kind="primary" busy={busy} disabled={!changed || form.invalid}>{S.save}</Button>
-          {changed && <Button kind="quiet" onClick={() => { setValues(before); setErrors([]); setProblem(undefined); setRound(round + 1); }}>{S.discard}</Button>}
+          {(changed || form.invalid) && <Button kind="quiet" onClick={() => { setValues(before); form.clear(); setErrors([]); setProblem(undefined); setRound(round + 1); }}>{S.discard}</Button>}
           <span class="hint">{changed ? S.unsaved : S.newCalls}</span>
         </div>
       </form>
