@@ -18,7 +18,7 @@ Schemas = Mapping[str, Sequence[type[msgspec.Struct]]]
 """Of the sections `[plugins.NAME]`."""
 _SECRET_NAME = re.compile(r"api_?key|secret|passw|credential|private_?key|(^|_)(token|pin|auth|authorization)$", re.I)
 _SECRET_TEXT = re.compile(
-    r"://[^@\s]*:[^@\s]*@|[?&;][\w-]*(key|token|secret|passw|pwd|sig|credential)[\w-]*=|(^|\s)(bearer|basic)\s", re.I
+    r"://[^@\s]*:[^@\s]*@|[?&;][\w-]*(key|token|secret|passw|pwd|sig|credential)[\w-]*=|^([\w-]+:\s*)?(bearer|basic)\s+\S+$", re.I
 )
 """A URL with a password or something like it, or a header that lets one in."""
 
@@ -94,7 +94,7 @@ def _of_section(
 
 
 def joint_schema(schemas: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
-    """The JSON Schema of a section that the owners of `schemas` share."""
+    """The JSON Schema of a section that the owners of `schemas` share; what is or may be secret is `writeOnly`."""
     joint: dict[str, Any] = {}
     for schema in schemas:
         own = settings_schema(schema)
@@ -104,6 +104,10 @@ def joint_schema(schemas: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
         for part in ("properties", "$defs"):
             if part in own:
                 joint[part] = {**own[part], **joint.get(part, {})}
+    for key, property in joint.get("properties", {}).items():
+        if is_secret(property, key):
+            property["writeOnly"] = True
+            property.pop("default", None)
     return joint
 
 

@@ -33,7 +33,13 @@ class StoredSections:
         """All of them."""
         async with self._store.reading(flush=False) as connection:
             rows = (await connection.execute(select(tables.plugin_settings))).mappings().all()
-        return [msgspec.convert(row, StoredSection) for row in rows]
+        # A row has a method `values` of its own.
+        return [
+            StoredSection(
+                name=row["name"], values=row["values"], updated_at=row["updated_at"], updated_by=row["updated_by"]
+            )
+            for row in rows
+        ]
 
     async def put(self, name: str, values: dict[str, Any], *, by: str) -> StoredSection:
         """Store a section, in place of what was there; without `values` it is removed."""
