@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import bindparam, text
+from sqlalchemy import text
 
 from rejoinder.errors import ProtocolError, StoreError
 from rejoinder.metrics import SPANS
@@ -235,6 +237,7 @@ def check_rows(rows: Sequence[SessionRow], world: World) -> None:
 
 # -- random worlds
 
+LATENCY_MD = Path(__file__).parents[2] / "docs/how-to/latency.md"
 T0 = 1_700_000_000_000
 agents = st.sampled_from(["guide", "reception"])
 reasons = st.sampled_from(["completed", "completed", "completed", "interrupted", "failed"])
@@ -373,28 +376,27 @@ def test_figures_of_many_turns_equal_the_reference_and_the_window_functions_of_t
         check_overview(await overview(bench.asking, T0, T0 + 3_600_000), world)
         # Whoever looks for themselves finds the same.
         everything = await latency(bench.asking, scope)
+        values = {"since": scope.since, "until": scope.until, "slot_ms": everything.slot_ms}
         async with bench.store.reading() as connection:
-            for percent, value in (
-                (50, everything.all.p50_us),
-                (95, everything.all.p95_us),
-                (99, everything.all.p99_us),
-            ):
-                query = text(ALL).bindparams(
-                    bindparam("since", scope.since), bindparam("until", scope.until), bindparam("p", percent)
-                )
-                assert await connection.scalar(query) == value
+            whole, slots, stages, slowest = [
+                [dict(row) for row in (await connection.execute(text(query), values)).mappings()] for query in in_docs()
+            ]
+        assert whole == [shown(everything.all)]
+        assert [(row["slot"], row["n"], row["p50_us"]) for row in slots] == [
+            (number, slot.n, slot.p50_us) for number, slot in enumerate(everything.slots) if slot.n
+        ]
+        assert {row.pop("name"): row for row in stages} == {
+            stage.name: {"n": stage.n, "hidden": stage.hidden, "p50_us": stage.p50_us, "p95_us": stage.p95_us}
+            for stage in everything.stages
+        }
+        assert [row["id"] for row in slowest] == [turn.turn_id for turn in everything.slowest]
 
     bench.run(scenario())
 
 
-ALL = """
-SELECT response_us FROM (
-    SELECT response_us, row_number() OVER (ORDER BY response_us) AS rank, count(*) OVER () AS n
-    FROM turns WHERE committed_at >= :since AND committed_at < :until AND response_us IS NOT NULL
-) AS ranked
-WHERE rank = (n * :p + 99) / 100
-"""
-"""As docs/how-to/latency.md has it."""
+def in_docs() -> list[str]:
+    """The queries that docs/how-to/latency.md has for whoever wants to check."""
+    return re.findall(r"```sql\n(.*?)```", LATENCY_MD.read_text(), re.DOTALL)
 
 
 def test_few_turns_have_no_high_percentiles(bench: Bench) -> None:
