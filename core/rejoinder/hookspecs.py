@@ -127,8 +127,9 @@ def before_tts(session_id: str, agent: str, text: str) -> str | None:
 def before_storage(session_id: str, text: str) -> str | None:
     """Return `text` as it may be stored in SQL and sent to webhooks, None to leave it: for redaction.
 
-    Called for each text of an event: what the user said, the answer, arguments and results of tools. While there is
-    such a plugin, pieces of texts (`reply.text`, `user.interruption`, transcripts that are not final) are stored
-    without their text, since what is to be hidden may lie across their borders. If it fails, the text is not stored at
-    all; see `required_plugins` for one that is not there.
+    Called for each text of an event (what the user said, the answer, arguments and results of tools) and of what the
+    LLM was sent, which is stored with each reply (`store_llm_requests`). While there is such a plugin, pieces of texts
+    (`reply.text`, `user.interruption`, transcripts that are not final) are stored without their text, since what is to
+    be hidden may lie across their borders. If it fails, the text is not stored at all; see `required_plugins` for one
+    that is not there.
     """

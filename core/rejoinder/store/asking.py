@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -37,8 +37,9 @@ class _Answer:
 class Asking:
     """Asks `store` what may take long, without hurting who is on a call.
 
-    At most two questions run at once, each for `limit_s` seconds at most, also where nobody waits for it any more; the database runs them in threads (SQLite) or
-    in processes of its own, and what is left of the answer is worked out in a thread.
+    At most two large questions run at once, each for `limit_s` seconds at most, also where nobody waits for it any
+    more. The database runs them in threads (SQLite) or in processes of its own, and what is left of the answer is
+    worked out in a thread.
     """
 
     def __init__(self, store: Store, *, limit_s: float = _LIMIT_S, shared_s: float = _SHARED_S) -> None:
@@ -84,13 +85,19 @@ class Asking:
             del self._answers[next(iter(self._answers))]
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self, *, large: bool = True) -> AsyncIterator[AsyncConnection]:
         """A connection to read from; what is asked on it must be done within the limit.
+
+        A question that is not `large` does not wait for those that are.
 
         Raises:
             StoreError: it took too long (`query_too_slow`), or as `Store.reading`.
         """
-        async with self._running, self._store.reading() as connection, self._bounded(connection):
+        async with (
+            self._running if large else nullcontext(),
+            self._store.reading() as connection,
+            self._bounded(connection),
+        ):
             yield connection
 
     @asynccontextmanager

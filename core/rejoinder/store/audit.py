@@ -34,9 +34,7 @@ class Audit:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def add(
-        self, actor: str, actor_name: str, action: str, subject: str, *, address: str = "", **detail: Any
-    ) -> None:
+    def add(self, actor: str, actor_name: str, action: str, subject: str, *, address: str = "", **detail: Any) -> None:
         """Write down what was done; returns at once, the row is written with the next batch.
 
         `action` is a noun and a verb (`session.whisper`, `key.revoke`); secrets never go into `detail`.

@@ -86,6 +86,11 @@ class Filters(NamedTuple):
     min_ms: int | None = None
     provider: tuple[str, str] | None = None
 
+    @property
+    def of_turns(self) -> bool:
+        """Whether it asks for what turns were like, which takes longer."""
+        return self.bad or self.min_ms is not None or self.provider is not None
+
     def conditions(self) -> list[ColumnElement[bool]]:
         """What must hold of a row of `sessions`."""
         c = sessions.c
@@ -156,7 +161,7 @@ async def list_sessions(
             number, last = _cursor(before)
             at = literal(number, BigInteger)
             query = query.where(or_(by.c.value < at, and_(by.c.value == at, c.id < last)))
-    async with asking.reading() as connection:
+    async with asking.reading(large=sort != "started" or filters.of_turns) as connection:
         found = (await connection.execute(query)).mappings().all()
         rows = await with_figures(connection, found)
     if len(rows) < limit:
@@ -195,7 +200,7 @@ async def facets(asking: Asking, filters: Filters) -> dict[str, list[FacetCount]
 
 async def session_row(asking: Asking, session_id: str) -> SessionRow | None:
     """The session called `session_id` with its figures, None if there is none."""
-    async with asking.reading() as connection:
+    async with asking.reading(large=False) as connection:
         found = await connection.execute(select(sessions).where(sessions.c.id == session_id))
         rows = await with_figures(connection, found.mappings().all())
     return rows[0] if rows else None
@@ -362,7 +367,7 @@ async def llm_requests_of(
         .where(or_(few.c.number == 1, few.c.size <= _LARGEST_ANSWER))
         .order_by(c.at, c.reply_id, c.position)
     )
-    async with asking.reading() as connection:
+    async with asking.reading(large=False) as connection:
         rows = (await connection.execute(query)).mappings().all()
     return [LlmRequestRecord(**{**row, "messages": _raw(row["messages"]), "tools": _raw(row["tools"])}) for row in rows]
 
