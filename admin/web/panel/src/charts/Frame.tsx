@@ -38,7 +38,7 @@ export function Frame({ title, hint, table, actions, compact, children }: FrameP
 
 function Rows({ table, label }: { table: Table; label: string }) {
   return (
-    <div class="chart-rows" tabIndex={0} role="region" aria-label={label}>
+    <div class="chart-rows" tabIndex={0} role="group" aria-label={label}>
       <table>
         <thead><tr>{table.columns.map((column) => <th scope="col" key={column}>{column}</th>)}</tr></thead>
         <tbody>

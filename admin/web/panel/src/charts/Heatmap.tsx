@@ -8,7 +8,7 @@ import { cellAt, cellUnder, darkness, grid, heightOf, moved, type Cell, type Sou
 import { faint, ink, useTheme, useWidth } from "./ink";
 import "./charts.css";
 
-const LEFT = 56, BELOW = 22, TOP = 6, RIGHT = 8, HEIGHT = 240;
+const LEFT = 62, BELOW = 22, TOP = 6, RIGHT = 8, HEIGHT = 240;
 const TICKS_US = [20_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 6_400_000, 12_800_000, 25_600_000, 60_000_000];
 
 /** `open` is called with the cell that was clicked, or entered with the keyboard. */

@@ -36,7 +36,7 @@ const STYLE: Record<Which, { colour: string; dash?: number[]; width: number }> =
   p95: { colour: "--warn", width: 1.5, dash: [6, 3] },
   p99: { colour: "--bad", width: 1.5, dash: [2, 3] },
 };
-const AXIS_WIDTH = 56;
+const AXIS_WIDTH = 62;
 
 /** All slots from `since` to `until`, those without turns too, so that gaps are gaps. */
 function filled(slots: Slot[], since: number, until: number, slot_ms: number): Slot[] {

@@ -80,8 +80,8 @@ function Invite({ room, agent: first, onJoin, onClose }: { room?: Room; agent: s
     <FormDialog title={room ? S.inviteTitle : S.create} submit={room ? S.makeLink : S.make} onSubmit={submit} onClose={onClose} fields={["identity", "ttl_s"]}>
       {(problemOf) => <>
         {room ? <p><code>{room.id}</code> · {room.agent}</p>
-          : <Select label={S.agent} value={agent} onValue={setAgent} options={[{ value: "", label: S.defaultAgent }, ...names]} problem={problemOf("agent")} />}
-        <Select label={S.role} hint={`${S.roles[role]}${may("control") ? "" : ` · ${S.noOperator}`}`} value={role} onValue={(value) => setRole(value as Role)} options={roles.map((value) => ({ value, label: value }))} />
+          : <Select label={S.agent} autoFocus value={agent} onValue={setAgent} options={[{ value: "", label: S.defaultAgent }, ...names]} problem={problemOf("agent")} />}
+        <Select label={S.role} autoFocus={room !== undefined} hint={`${S.roles[role]}${may("control") ? "" : ` · ${S.noOperator}`}`} value={role} onValue={(value) => setRole(value as Role)} options={roles.map((value) => ({ value, label: value }))} />
         <Field label={S.identity} hint={S.identityHint} maxLength={100} value={identity} onValue={setIdentity} problem={problemOf("identity")} />
         <Select label={S.ttl} hint={S.ttlHint} value={ttl} onValue={setTtl} options={Object.entries(S.ttls).map(([value, label]) => ({ value, label }))} />
       </>}
