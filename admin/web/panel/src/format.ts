@@ -88,3 +88,10 @@ export function ago(at: number, now = Date.now()): string {
   const past = now - at;
   return past < 5_000 ? "now" : `${duration(past)} ago`;
 }
+
+/** A browser and its system, out of a User-Agent; that itself where it is none of the known. */
+export function browserOf(client: string): string {
+  const name = [["Edg/", "Edge"], ["OPR/", "Opera"], ["Firefox/", "Firefox"], ["Chrome/", "Chrome"], ["Safari/", "Safari"]].find(([mark]) => client.includes(mark!))?.[1];
+  const system = [["Android", "Android"], ["iPhone", "iPhone"], ["iPad", "iPad"], ["Windows", "Windows"], ["Mac OS", "macOS"], ["Linux", "Linux"]].find(([mark]) => client.includes(mark!))?.[1];
+  return name ? (system ? `${name}, ${system}` : name) : client.slice(0, 80) || "–";
+}

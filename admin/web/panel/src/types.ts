@@ -209,7 +209,9 @@ export interface Node {
   id: string; host: string; pid: number; version: string; started_at: number; seen_at: number; here: boolean; lost: boolean;
   stats: {
     sessions: number; capacity: number; cpu_percent: number; rss_bytes: number; loop_lag_p99_ms: number | null;
-    rows_waiting: number; draining: boolean; loaded: Record<string, number>;
+    rows_waiting: number; draining: boolean;
+    /** Seconds that each provider took to get ready. */
+    loaded: Record<string, number>;
   };
 }
 /** GET /v1/settings (admin) {items}: every setting with where it comes from; of secrets no value. */

@@ -58,19 +58,19 @@ export function LiveTable({ rows, open, hrefOf }: { rows: readonly Live[]; open:
     <div class="live-frame" ref={frame} tabIndex={-1}>
       <table class="table live-table opens" aria-rowcount={rows.length + 1}>
         <caption class="hidden-visually">{S.sessions}</caption>
-        <colgroup><col class="c-agent" /><col class="c-doing" /><col class="c-last" /><col class="c-response" /><col class="c-n wide-only" /><col class="c-n wide-only" /><col class="c-who" /><col class="c-channel wide-only" /><col class="c-started wide-only" /></colgroup>
+        <colgroup><col class="c-agent" /><col class="c-doing" /><col class="c-last" /><col class="c-response" /><col class="c-n wide-only" /><col class="c-n wide-only" /><col class="c-who" /><col class="c-started wide-only" /></colgroup>
         <thead>
           <tr>
             <th scope="col">{S.col.agent}</th><th scope="col">{S.col.doing}</th><th scope="col">{S.col.last}</th><th scope="col" class="right">{S.col.response}</th>
-            <th scope="col" class="right wide-only">{S.col.turns}</th><th scope="col" class="right wide-only">{S.col.interruptions}</th><th scope="col">{S.col.who}</th><th scope="col" class="wide-only">{S.col.channel}</th><th scope="col" class="wide-only">{S.col.started}</th>
+            <th scope="col" class="right wide-only">{S.col.turns}</th><th scope="col" class="right wide-only">{S.col.interruptions}</th><th scope="col">{S.col.who}</th><th scope="col" class="wide-only">{S.col.started}</th>
           </tr>
         </thead>
         <tbody ref={body} onKeyDown={key} onClick={click}>
-          {first > 0 && <tr class="filler" aria-hidden="true"><td colSpan={9} style={{ height: `${first * ROW}px` }} /></tr>}
+          {first > 0 && <tr class="filler" aria-hidden="true"><td colSpan={8} style={{ height: `${first * ROW}px` }} /></tr>}
           {rows.slice(first, last).map((row, i) => (
             <Row key={row.id} row={row} index={first + i + 2} open={row.id === open} stop={row.id === stop} href={hrefOf(row.id)} />
           ))}
-          {last < rows.length && <tr class="filler" aria-hidden="true"><td colSpan={9} style={{ height: `${(rows.length - last) * ROW}px` }} /></tr>}
+          {last < rows.length && <tr class="filler" aria-hidden="true"><td colSpan={8} style={{ height: `${(rows.length - last) * ROW}px` }} /></tr>}
         </tbody>
       </table>
     </div>
@@ -99,7 +99,6 @@ class Row extends Component<RowProps> {
         <td class="right wide-only">{row.turns}</td>
         <td class="right wide-only">{row.interruptions || ""}{row.errors > 0 && <> <Badge tone="bad" icon="bad">{row.errors}</Badge></>}</td>
         <td>{row.operator !== null && <Badge tone="operator" icon="account">{row.operator}</Badge>}{row.listeners > 0 && <span class="live-ears" title={S.listeners(row.listeners)}><Icon name="ear" size={14} label={S.listeners(row.listeners)} />{row.listeners}</span>}</td>
-        <td class="wide-only">{row.channel ?? ""}</td>
         <td class="wide-only nowrap"><Time at={row.started_at} /></td>
       </tr>
     );

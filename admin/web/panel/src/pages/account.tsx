@@ -1,6 +1,7 @@
 // One's own account: logins, password, how the panel looks.
 import { useState } from "preact/hooks";
 import { ApiError, send, useGet, useMe } from "../api";
+import { browserOf } from "../format";
 import { ThemeSwitch, ZoneSwitch } from "../ui/Switches";
 import { S } from "../strings/account";
 import type { LoginRow } from "../types";
@@ -52,13 +53,6 @@ function Logins() {
       {got.error ? <ErrorBox error={got.error} onRetry={got.reload} /> : <DataTable label={S.logins} columns={columns} rows={got.data?.items} rowKey={(row) => row.id} />}
     </Card>
   );
-}
-
-/** A browser and its system, out of a User-Agent; that itself where it is none of the known. */
-export function browserOf(client: string): string {
-  const name = [["Edg/", "Edge"], ["OPR/", "Opera"], ["Firefox/", "Firefox"], ["Chrome/", "Chrome"], ["Safari/", "Safari"]].find(([mark]) => client.includes(mark!))?.[1];
-  const system = [["Android", "Android"], ["iPhone", "iPhone"], ["iPad", "iPad"], ["Windows", "Windows"], ["Mac OS", "macOS"], ["Linux", "Linux"]].find(([mark]) => client.includes(mark!))?.[1];
-  return name ? (system ? `${name}, ${system}` : name) : client.slice(0, 80) || "–";
 }
 
 function Password() {

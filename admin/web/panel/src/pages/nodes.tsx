@@ -47,7 +47,7 @@ export default function NodesPage() {
         <Card key={node.id} title={`${S.loaded}: ${node.host} ${node.pid}`}>
           <p class="hint">{S.loadedHint}</p>
           <div class="node-loaded">
-            {Object.entries(node.stats.loaded).sort((a, b) => b[1] - a[1]).map(([name, ms]) => <Badge key={name}>{name} · {ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`}</Badge>)}
+            {Object.entries(node.stats.loaded).sort((a, b) => b[1] - a[1]).map(([name, seconds]) => <Badge key={name}>{name} · {seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`}</Badge>)}
           </div>
         </Card>
       ))}

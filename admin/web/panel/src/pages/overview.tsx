@@ -67,7 +67,7 @@ function Figures({ data }: { data: Overview }) {
           <Stat label={S.sessions} value={count(now.sessions)} hint={S.before(count(before.sessions))} />
           <Stat label={S.turns} value={count(now.turns)} hint={S.before(count(before.turns))} />
           <Stat label={S.errors} value={count(now.errors)} hint={S.before(count(before.errors))} />
-          <Stat label={S.interrupted} value={percent(now.interrupted, now.turns)} hint={S.before(percent(before.interrupted, before.turns))} />
+          <Stat label={S.interrupted} value={percent(now.interrupted, now.turns)} hint={before.turns > 0 && S.before(percent(before.interrupted, before.turns))} />
         </Stats>
       </section>
       <Card>
@@ -90,7 +90,7 @@ function Figures({ data }: { data: Overview }) {
 const BAD: Column<Overview["bad"][number]>[] = [
   { key: "at", title: S.when, cell: (row) => <Time at={row.started_at} /> },
   { key: "agent", title: S.agent, cell: (row) => row.agent, wideOnly: true },
-  { key: "why", title: S.why, cell: (row) => row.why },
+  { key: "why", title: S.why, cell: (row) => <span class="why">{row.why}</span> },
   { key: "max", title: S.slowest, cell: (row) => <Ms us={row.max_us} />, align: "right" },
   { key: "said", title: S.said, cell: (row) => row.first_text ?? "", grow: true, wideOnly: true },
 ];
@@ -99,7 +99,7 @@ function ResponseStat({ which, now, before }: { which: Which; now: Percentiles; 
   const value = shown(now, which), was = shown(before, which);
   return (
     <Stat label={<>{S.response} {which}</>} value={value === null ? <span class="none">–</span> : <Ms us={value} />}
-      hint={value === null ? now.n > 0 && S.tooFew(SHOWN_FROM[which]) : <>{which === "p50" && <>{S.n(count(now.n))} · </>}{was !== null && S.before(ms(was))}</>} />
+      hint={value === null ? now.n > 0 && S.tooFew(SHOWN_FROM[which]) : [which === "p50" && S.n(count(now.n)), was !== null && S.before(ms(was))].filter(Boolean).join(" · ")} />
   );
 }
 

@@ -100,8 +100,8 @@ function Detail({ detail, log, version, live, eventsError, reload }: {
       </>}>
       {eventsError && <ErrorBox error={eventsError} />}
       <Card>
-        <Waveform made={made} levels={levels} player={player} onTurn={openTurn} />
-        {!sound && <p class="hint">{!recording ? S.noRecording : recording.deleted_at !== null ? S.recordingGone : !recording.available ? S.recordingLater : S.noListen}</p>}
+        {(sound || made.segments.length > 0) && <Waveform made={made} levels={levels} player={player} onTurn={openTurn} />}
+        {!sound && <p class="hint">{!recording ? (made.segments.length > 0 ? S.noRecording : S.noSound) : recording.deleted_at !== null ? S.recordingGone : !recording.available ? S.recordingLater : S.noListen}</p>}
       </Card>
       <div class="session-columns">
         <div class="session-main">

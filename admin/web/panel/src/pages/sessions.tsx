@@ -23,9 +23,7 @@ export default function SessionsPage() {
     <Page title={S.title} wide>
       <Search key={sought} query={query} />
       <Views query={query} />
-      <div class="sessions-columns">
-        <Sessions query={query} sought={sought} />
-      </div>
+      <Sessions query={query} sought={sought} />
     </Page>
   );
 }
@@ -112,14 +110,14 @@ function midnight(at: number, utc: boolean): number {
 
 // --- filters
 
-function Filters({ query, facets }: { query: Query; facets: Record<string, Facet> | null }) {
+function Filters({ query, facets, sort }: { query: Query; facets: Record<string, Facet> | null; sort: string }) {
   const utc = useStore(zone) === "utc";
   const { since, until } = timesOf(query);
   const name = query.get("range") || (since || until ? "custom" : "");
   const [custom, setCustom] = useState(name === "custom");
   useEffect(() => setCustom(name === "custom"), [name]);
   const n = FILTERS.filter((one) => query.has(one)).length;
-  const wide = useRef(matchMedia("(min-width: 64rem)").matches);
+  const wide = useRef(matchMedia("(min-width: 52rem)").matches);
   const choose = (value: string) => {
     setCustom(value === "custom");
     if (value !== "custom") query.set({ range: value, since: null, until: null });
@@ -135,33 +133,25 @@ function Filters({ query, facets }: { query: Query; facets: Record<string, Facet
         </>}
         <Select label={S.state} value={query.get("live")} onValue={(value) => query.set({ live: value })}
           options={[{ value: "", label: S.states.all }, { value: "true", label: S.states.live }, { value: "false", label: S.states.ended }]} />
+        {FACETS.map((facet) => <FacetSelect key={facet} facet={facet} values={facets?.[facet] ?? []} query={query} />)}
         <Select label={S.slower} value={query.get("min_ms")} onValue={(value) => query.set({ min_ms: value })}
           options={[{ value: "", label: S.slowerAny }, ...[...new Set(["800", "1200", "1500", "3000", query.get("min_ms")])].filter(Boolean).map((value) => ({ value, label: `${value} ms` }))]} />
-        <Check label={S.bad} hint={S.badHint} checked={query.get("bad") === "true"} onValue={(on) => query.set({ bad: on ? "true" : null })} />
+        <Select label={S.sort} value={sort} onValue={(value) => query.set({ sort: value === "started" ? null : value })} options={Object.entries(S.sorts).map(([value, label]) => ({ value, label }))} />
+        <span title={S.badHint}><Check label={S.bad} checked={query.get("bad") === "true"} onValue={(on) => query.set({ bad: on ? "true" : null })} /></span>
         {query.has("provider") && <p class="row"><span class="quiet">{S.provider}</span> <Badge>{query.get("provider")}</Badge> <IconButton size="s" icon="close" label={S.clear} onClick={() => query.set({ provider: null })} /></p>}
-        {facets && FACETS.map((facet) => <FacetList key={facet} facet={facet} values={facets[facet] ?? []} query={query} />)}
-        {n > 0 && <Button size="s" onClick={() => query.set(Object.fromEntries(FILTERS.map((one) => [one, null])))}>{S.reset}</Button>}
+        {n > 0 && <Button size="s" kind="quiet" icon="close" onClick={() => query.set(Object.fromEntries(FILTERS.map((one) => [one, null])))}>{S.reset}</Button>}
       </div>
     </details>
   );
 }
 
-function FacetList({ facet, values, query }: { facet: string; values: Facet; query: Query }) {
+/** The values there are, with how many sessions have each. */
+function FacetSelect({ facet, values, query }: { facet: string; values: Facet; query: Query }) {
   const chosen = query.get(facet);
-  const shown = chosen && !values.some((one) => one.value === chosen) ? [{ value: chosen, count: 0 }, ...values] : values;
-  if (shown.length === 0 || (shown.length === 1 && !chosen)) return null;
-  return (
-    <fieldset class="facet">
-      <legend>{S.facet[facet]}</legend>
-      <ul>{shown.slice(0, 12).map((one) => (
-        <li key={one.value}>
-          <button type="button" aria-pressed={one.value === chosen} onClick={() => query.set({ [facet]: one.value === chosen ? null : one.value })}>
-            <span class="facet-name">{one.value}</span><span class="quiet">{one.count}</span>
-          </button>
-        </li>
-      ))}</ul>
-    </fieldset>
-  );
+  const all = chosen && !values.some((one) => one.value === chosen) ? [{ value: chosen, count: 0 }, ...values] : values;
+  if (all.length === 0 || (all.length === 1 && !chosen)) return null;
+  return <Select label={S.facet[facet]!} value={chosen} onValue={(value) => query.set({ [facet]: value })}
+    options={[{ value: "", label: S.states.all }, ...all.map((one) => ({ value: one.value, label: `${one.value} (${one.count})` }))]} />;
 }
 
 // --- the list
@@ -173,11 +163,11 @@ function Sessions({ query, sought }: { query: Query; sought: string }) {
   const facets = list.first?.facets ?? null;
   return (
     <>
-      <Filters query={query} facets={facets} />
+      <Filters query={query} facets={facets} sort={sort} />
       <div class="stack">
         {list.error && <ErrorBox error={list.error} onRetry={list.reload} />}
         {sought.length > 1 ? <FoundList sought={sought} agent={asked.agent} since={asked.since} until={asked.until} /> : (
-          <Card flush title={<SortBy query={query} sort={sort} />}>
+          <Card flush>
             <DataTable label={S.title} columns={COLUMNS} rows={list.items ?? (list.error ? [] : undefined)} rowKey={(row) => row.id} to={(row) => `/sessions/${row.id}`} loading={list.loading}
               onMore={list.more} exportName="sessions" rowClass={(row) => (row.live ? "is-live" : "")}
               empty={<Empty icon="sessions" title={FILTERS.some((one) => query.has(one)) ? S.none : S.noneYet}>{FILTERS.some((one) => query.has(one)) && S.noneHint}</Empty>} />
@@ -186,10 +176,6 @@ function Sessions({ query, sought }: { query: Query; sought: string }) {
       </div>
     </>
   );
-}
-
-function SortBy({ query, sort }: { query: Query; sort: string }) {
-  return <Select label={S.sort} hideLabel value={sort} onValue={(value) => query.set({ sort: value === "started" ? null : value })} options={Object.entries(S.sorts).map(([value, label]) => ({ value, label }))} />;
 }
 
 const COLUMNS: Column<SessionRow>[] = [
@@ -202,7 +188,6 @@ const COLUMNS: Column<SessionRow>[] = [
   { key: "interrupted", title: S.col.interrupted, cell: (row) => row.interruptions || "", value: (row) => row.interruptions, align: "right", wideOnly: true },
   { key: "errors", title: S.col.errors, cell: (row) => (row.errors ? <Badge tone="bad">{row.errors}</Badge> : ""), value: (row) => row.errors, align: "right", wideOnly: true },
   { key: "lasted", title: S.col.lasted, cell: (row) => (row.ended_at === null ? "" : clock(row.ended_at - row.started_at)), value: (row) => (row.ended_at === null ? null : row.ended_at - row.started_at), align: "right", wideOnly: true },
-  { key: "channel", title: S.col.channel, cell: (row) => row.channel ?? "", value: (row) => row.channel, wideOnly: true },
   { key: "end", title: S.col.end, cell: (row) => (row.live ? <Badge tone="good" icon="live">{S.live}</Badge> : <span class="nowrap">{row.end_reason ?? "–"}{row.recorded && may("listen") && <> <Icon name="say" size={14} label={S.recorded} /></>}</span>), value: (row) => row.end_reason },
 ];
 

@@ -18,13 +18,13 @@ export function Events({ events, start, atSeq, onSeek, version }: {
   const [open, setOpen] = useState<number>();
   const types = useMemo(() => [...new Set(events.map((one) => one.type))].sort(), [events, version]);
   const wanted = text.toLowerCase();
-  const found = events.filter((one) => (!type || one.type === type) && (!wanted || JSON.stringify(one).toLowerCase().includes(wanted)));
+  const found = events.filter((one) => (!type || (type === "-" ? one.type !== "reply.text" : one.type === type)) && (!wanted || JSON.stringify(one).toLowerCase().includes(wanted)));
   const body = useRef<HTMLTableSectionElement>(null);
   return (
     <div class="stack">
       <div class="row events-tools">
         <Select label={S.filterType} hideLabel value={type} onValue={(value) => query.set({ type: value })}
-          options={[{ value: "", label: `${S.allTypes} (${events.length})` }, ...types.map((value) => ({ value, label: value }))]} />
+          options={[{ value: "", label: `${S.allTypes} (${events.length})` }, { value: "-", label: S.noDeltas }, ...types.map((value) => ({ value, label: value }))]} />
         <Field label={S.filterText} hideLabel placeholder={S.filterText} type="search" value={text} onValue={(value) => query.set({ contains: value })} />
         <span class="spacer" />
         <Button icon="copy" size="s" onClick={() => void copy(JSON.stringify(found, null, 2))}>{S.copyEvents}</Button>

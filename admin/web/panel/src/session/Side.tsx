@@ -1,7 +1,7 @@
 // What is beside a session: who, with what, how it ended and what to do, its figures, its recording, what may be deleted.
 import { useState } from "preact/hooks";
 import { may, send } from "../api";
-import { bytes, clock, count, duration } from "../format";
+import { browserOf, bytes, clock, count, duration } from "../format";
 import { Link, navigate } from "../router";
 import { S } from "../strings/session";
 import type { Json as JsonValue, Recording, ServerEvent, SessionDetail } from "../types";
@@ -38,7 +38,7 @@ export function Side({ detail, events, onChange }: { detail: SessionDetail; even
           <dt>{S.started}</dt><dd><Time at={session.started_at} mode="full" /></dd>
           {session.ended_at !== null && <><dt>{S.lasted}</dt><dd>{clock(session.ended_at - session.started_at)}</dd></>}
           {session.channel && <><dt>{S.channel}</dt><dd>{session.channel}</dd></>}
-          {session.client && <><dt>{S.client}</dt><dd>{session.client}</dd></>}
+          {session.client && <><dt>{S.client}</dt><dd title={session.client}>{browserOf(session.client)}</dd></>}
           {session.input_rate > 0 && <><dt>{S.rates}</dt><dd>{S.ratesOf(session.input_rate, session.output_rate)}</dd></>}
           {session.room_id && <><dt>{S.room}</dt><dd><code>{session.room_id}</code></dd></>}
           <dt>{S.id}</dt><dd><code>{session.id}</code> <Copy text={session.id} /></dd>

@@ -6,7 +6,7 @@ import { S } from "../strings/session";
 import type { Latency, Turn } from "../types";
 import { IconButton, Ms, Scroll } from "../ui";
 import { adviceFor, places, sentence, speculation, sumOf } from "./advice";
-import { mainCause } from "../charts/percentiles";
+import { mainCause, shown as enough } from "../charts/percentiles";
 
 const WEEK = 604_800_000;
 
@@ -14,8 +14,9 @@ export function TurnDetail({ turn, agent, onClose }: { turn: Turn; agent: string
   const until = Math.ceil(Date.now() / 60_000) * 60_000;
   const usual = useGet<Latency>(agent ? url("/v1/latency", { agent, since: until - WEEK, until }) : null);
   const all = usual.data?.all;
+  const usualP95 = all ? enough(all, "p95") : null;
   const sum = sumOf(turn.spans);
-  const scale = Math.max(sum, BUDGET_MS * 1000, all && all.n > 1 ? Math.min(all.p95_us ?? 0, sum * 3) : 0) * 1.04;
+  const scale = Math.max(sum, BUDGET_MS * 1000, all && all.n > 1 ? Math.min(usualP95 ?? 0, sum * 3) : 0) * 1.04;
   const at = (us: number) => `${Math.min(100, (us / scale) * 100)}%`;
   const cause = mainCause(turn.spans);
   const advice = cause ? adviceFor(cause.name) : "";
@@ -25,7 +26,7 @@ export function TurnDetail({ turn, agent, onClose }: { turn: Turn; agent: string
   return (
     <section class="turn-detail" aria-label={`${S.turn(turn.number)}: ${S.spans}`}>
       <header>
-        <h3>{S.turn(turn.number)}: {S.spans}</h3>
+        <h2>{S.turn(turn.number)}: {S.spans}</h2>
         {turn.response_us !== null && <Ms us={turn.response_us} />}
         <span class="spacer" />
         {onClose && <IconButton icon="close" size="s" label={S.close} onClick={onClose} />}
@@ -44,7 +45,7 @@ export function TurnDetail({ turn, agent, onClose }: { turn: Turn; agent: string
                     <span class="budget-line" style={{ left: at(BUDGET_MS * 1000) }} />
                     <span class={`bar ${span.hidden ? "hatched" : ""} ${cause?.name === span.name ? "main" : ""}`}
                       style={{ left: at(from), width: at(span.us), "--bar": `var(${stageColour(span.name)})` }} />
-                    {span.hidden && <span class="lane-note" style={{ left: at(from) }}>{S.hiddenNote}</span>}
+                    {span.hidden && <span class="lane-note" style={{ left: at(from) }} title={S.hiddenNote}>{S.hiddenShort}</span>}
                   </div>
                 </td>
               </tr>
@@ -63,8 +64,8 @@ export function TurnDetail({ turn, agent, onClose }: { turn: Turn; agent: string
                 <th scope="row">{S.compare(agent, all.n)}</th>
                 <td class="right">{all.p50_us !== null && <>{S.p50} {ms(all.p50_us)}</>}</td>
                 <td class="lane"><div class="lane-in">
-                  {all.p50_us !== null && <span class="bar range" style={{ left: at(all.p50_us), width: `calc(${at(all.p95_us ?? all.p50_us)} - ${at(all.p50_us)})` }} />}
-                  {all.p95_us !== null && all.p95_us <= scale && <span class="lane-note after" style={{ left: at(all.p95_us) }}>{S.p95} {ms(all.p95_us)}</span>}
+                  {all.p50_us !== null && <span class="bar range" style={{ left: at(all.p50_us), width: `calc(${at(usualP95 ?? all.p50_us)} - ${at(all.p50_us)})` }} />}
+                  {usualP95 !== null && usualP95 <= scale && <span class="lane-note after" style={{ left: at(usualP95) }}>{S.p95} {ms(usualP95)}</span>}
                 </div></td>
               </tr>
             )}

@@ -9,8 +9,7 @@ import { Button, Choice, Icon, IconButton, Select, type IconName } from "../ui";
 import { RATES, type Player, type Solo } from "./player";
 import { turnAt, type Mark, type MarkKind, type Timeline } from "./timeline";
 
-const LANE = 52, AXIS = 18, TOP = 22;
-const HEIGHT = TOP + LANE * 2 + AXIS;
+const AXIS = 18, TOP = 22;
 const WIDEST = 12_000;
 const MARKS: Record<MarkKind, IconName> = { barge: "bolt", held: "hand", tool: "tool", error: "bad", operator: "account", switch: "refresh" };
 const MOST_MARKS = 200;
@@ -27,6 +26,8 @@ export function Waveform({ made, levels, player, onTurn }: { made: Timeline; lev
   const visible = useWidth(box), theme = useTheme();
   const [zoom, setZoom] = useState(1);
   const duration = Math.max(1, made.end - made.start);
+  // Bars need less room than sound.
+  const LANE = levels ? 52 : 24, HEIGHT = TOP + LANE * 2 + AXIS;
   const most = Math.max(1, Math.min(Math.floor(WIDEST / Math.max(1, visible)), Math.ceil(duration / 5_000)));
   const width = Math.floor(visible * Math.min(zoom, most));
   const x = (at: number) => ((at - made.start) / duration) * width;
@@ -60,15 +61,15 @@ export function Waveform({ made, levels, player, onTurn }: { made: Timeline; lev
         let loud = 0;
         for (let i = from; i < to && i < data.length; i += 1) if (data[i]! > loud) loud = data[i]!;
         // Quiet speech is to be seen too.
-        const high = Math.sqrt(loud / 127) * (LANE - 6);
+        const high = (loud / 127) ** 0.7 * (LANE - 4);
         if (high < 0.5) continue;
         pen.fillRect(column, side === "user" ? middle - 1 - high : middle + 1, 1, high);
       }
     } else for (const one of made.segments) {
       pen.fillStyle = colours[one.side];
-      const from = x(one.from), long = Math.max(2, x(one.to) - from), high = LANE * 0.45;
+      const from = x(one.from), long = Math.max(2, x(one.to) - from), high = LANE - 10;
       pen.beginPath();
-      pen.roundRect(from, one.side === "user" ? middle - 6 - high : middle + 6, long, high, 3);
+      pen.roundRect(from, one.side === "user" ? middle - 4 - high : middle + 4, long, high, 3);
       pen.fill();
     }
     pen.fillStyle = of("--line-strong");
@@ -82,7 +83,7 @@ export function Waveform({ made, levels, player, onTurn }: { made: Timeline; lev
       pen.fillText(clock(at), Math.min(width - 2, place), HEIGHT - 2);
     }
     pen.textAlign = "left";
-  }, [made, levels, width, theme, duration]);
+  }, [made, levels, width, theme, duration, LANE]);
 
   // The playhead moves without drawing anything else.
   useEffect(() => {
@@ -111,7 +112,7 @@ export function Waveform({ made, levels, player, onTurn }: { made: Timeline; lev
   };
   const placed = useMemo(() => apart(made.marks.slice(0, MOST_MARKS), x, 22), [made, width]);
   return (
-    <div class="wave">
+    <div class="wave" style={{ "--lane": `${LANE}px` }}>
       <div class="wave-sides" aria-hidden="true"><span>{S.user}</span><span>{S.agent}</span></div>
       <div class="wave-scroll" ref={box}>
         <div class="wave-plot" style={{ width: width ? `${width}px` : "100%" }}>

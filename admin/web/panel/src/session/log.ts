@@ -28,7 +28,10 @@ export class Log {
     this.events.push(event);
     const e = event as unknown as Fields & ServerEvent;
     switch (event.type) {
-      case "session.started": case "agent.changed": this.agent = e["agent"]!; break;
+      case "session.started": case "agent.changed":
+        this.agent = e["agent"]!;
+        if (e["operator"]) this.operator = e["operator"]!;
+        break;
       case "session.ended": this.ended = e["reason"]!; this.partial = null; break;
       case "operator.took_over": this.operator = e["operator"]!; break;
       case "operator.handed_back": this.operator = null; break;

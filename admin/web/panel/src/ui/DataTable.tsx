@@ -131,6 +131,7 @@ function Head<T>({ column, sort, onSort }: {
   column: Column<T>; sort: { key: string; down: boolean } | undefined; onSort: (sort: { key: string; down: boolean } | undefined) => void;
 }) {
   const mine = sort?.key === column.key ? sort : undefined;
+  if (!column.title) return <td class={classOf(column)} />;
   if (!column.value || column.sortable === false) return <th scope="col" class={classOf(column)}>{column.title}</th>;
   const next = () => onSort(!mine ? { key: column.key, down: column.align === "right" } : mine.down === (column.align === "right")
     ? { key: column.key, down: !mine.down } : undefined);
