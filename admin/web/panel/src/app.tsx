@@ -5,7 +5,7 @@ import { ApiError, loadMe, may, me, prover, send, useMe } from "./api";
 import { hasLink, LoginPage } from "./login";
 import { PAGES, type PageEntry, type PageProps } from "./pages";
 import { Palette } from "./palette";
-import { Link, match, navigate, useLocation } from "./router";
+import { Link, match, navigate, nextOf, useLocation } from "./router";
 import { S } from "./strings/shell";
 import { Button, Dialog, Empty, ErrorBox, Field, Icon, IconButton, Loading, Toasts, toastError } from "./ui";
 import { ThemeSwitch, ZoneSwitch } from "./ui/Switches";
@@ -25,12 +25,6 @@ export function App() {
   else if (atLogin && who !== undefined) content = <LoginPage next={nextOf(place.search)} />;
   else if (who && !atLogin) content = <Shell />;
   return <>{content}<Toasts /></>;
-}
-
-/** Where to go after the login: a path of the panel, whatever else the address may say. */
-export function nextOf(search: string): string {
-  const next = new URLSearchParams(search).get("next") ?? "/";
-  return /^\/(?![/\\])/.test(next) && !next.startsWith("/login") ? next : "/";
 }
 
 const chunks = new Map<PageEntry, ComponentType<PageProps>>();

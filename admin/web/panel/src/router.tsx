@@ -92,3 +92,9 @@ export function match(pattern: string, path: string): Record<string, string> | n
   }
   return found;
 }
+
+/** Where to go after the login: a path of the panel, whatever else the address may say. */
+export function nextOf(search: string): string {
+  const next = new URLSearchParams(search).get("next") ?? "/";
+  return /^\/(?![/\\])/.test(next) && !next.startsWith("/login") ? next : "/";
+}

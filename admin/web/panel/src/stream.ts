@@ -8,8 +8,16 @@ const handlers = new Map<string, Set<(data: never) => void>>();
 const connected = store<boolean | null>(null);
 export const useConnected = (): boolean | null => useStore(connected);
 
+/** Counts how often the stream was opened: between two, something may have been missed. */
+const opened = store(0);
+export const useOpened = (): number => useStore(opened);
+
 function heard(message: StreamMessage): void {
-  if ("state" in message) { connected.set(message.state === "open"); return; }
+  if ("state" in message) {
+    connected.set(message.state === "open");
+    if (message.state === "open") opened.set(opened.get() + 1);
+    return;
+  }
   const wanted = handlers.get(topicOf(message.data));
   if (!wanted) return;
   const data = JSON.parse(message.data) as never;

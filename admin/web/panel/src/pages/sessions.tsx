@@ -181,9 +181,9 @@ function Sessions({ query, sought }: { query: Query; sought: string }) {
 const COLUMNS: Column<SessionRow>[] = [
   { key: "started", title: S.col.started, cell: (row) => <Time at={row.started_at} />, value: (row) => new Date(row.started_at).toISOString(), sortable: false },
   { key: "agent", title: S.col.agent, cell: (row) => <>{row.agent || "–"}{row.agent_version !== null && <span class="quiet"> v{row.agent_version}</span>}</>, value: (row) => row.agent },
-  { key: "said", title: S.col.said, cell: (row) => <span class="first-text">{row.first_text ?? ""}</span>, value: (row) => row.first_text, grow: true, sortable: false },
-  { key: "turns", title: S.col.turns, cell: (row) => row.turns, value: (row) => row.turns, align: "right" },
-  { key: "p50", title: S.col.p50, cell: (row) => <Ms us={row.p50_us} />, value: (row) => row.p50_us, align: "right" },
+  { key: "said", title: S.col.said, cell: (row) => <span class="first-text">{row.first_text ?? ""}</span>, value: (row) => row.first_text, grow: true, sortable: false, wideOnly: true },
+  { key: "turns", title: S.col.turns, cell: (row) => row.turns, value: (row) => row.turns, align: "right", wideOnly: true },
+  { key: "p50", title: S.col.p50, cell: (row) => <Ms us={row.p50_us} />, value: (row) => row.p50_us, align: "right", wideOnly: true },
   { key: "max", title: S.col.max, cell: (row) => <Ms us={row.max_us} />, value: (row) => row.max_us, align: "right" },
   { key: "interrupted", title: S.col.interrupted, cell: (row) => row.interruptions || "", value: (row) => row.interruptions, align: "right", wideOnly: true },
   { key: "errors", title: S.col.errors, cell: (row) => (row.errors ? <Badge tone="bad">{row.errors}</Badge> : ""), value: (row) => row.errors, align: "right", wideOnly: true },

@@ -139,13 +139,16 @@ function Detail({ hook, onChanged, onOpen }: { hook: Webhook; onChanged: () => v
 
 const lines = (text: string) => text.split(/[\n,]/).map((line) => line.trim()).filter((line) => line !== "");
 
+const BY_DEFAULT = ["session.started", "session.ended"];
+
 function Edit({ hook, onDone, onClose }: { hook?: Webhook; onDone: (made: Made) => boolean; onClose: () => void }) {
   const [address, setAddress] = useState(hook?.url ?? "https://"), [events, setEvents] = useState(hook?.events.join("\n") ?? "");
   const [description, setDescription] = useState(hook?.description ?? "");
   const submit = async () => {
     const wanted = lines(events), body = { url: address.trim(), events: wanted.length ? wanted : null, description };
     if (hook === undefined) return onDone(await send<Made>("POST", "/v1/webhooks", body));
-    const webhook = await send<Webhook>("PATCH", `/v1/webhooks/${hook.id}`, body);
+    // There null leaves what was chosen before.
+    const webhook = await send<Webhook>("PATCH", `/v1/webhooks/${hook.id}`, { ...body, events: body.events ?? BY_DEFAULT });
     return onDone({ webhook, secret: "" });
   };
   return (

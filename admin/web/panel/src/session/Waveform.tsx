@@ -110,7 +110,7 @@ export function Waveform({ made, levels, player, onTurn }: { made: Timeline; lev
     event.preventDefault();
     player.seek(to);
   };
-  const placed = useMemo(() => apart(made.marks.slice(0, MOST_MARKS), x, 22), [made, width]);
+  const placed = useMemo(() => apart(made.marks.slice(0, MOST_MARKS), x, 25), [made, width]);
   return (
     <div class="wave" style={{ "--lane": `${LANE}px` }}>
       <div class="wave-sides" aria-hidden="true"><span>{S.user}</span><span>{S.agent}</span></div>

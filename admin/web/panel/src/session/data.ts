@@ -1,7 +1,7 @@
 // Fetches a session with its events, and keeps it as it goes on.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, url } from "../api";
-import { useTopic } from "../stream";
+import { useOpened, useTopic } from "../stream";
 import type { EventPage, Message, ServerEvent, SessionDetail, Turn } from "../types";
 import { Log } from "./log";
 
@@ -35,6 +35,7 @@ export function useEvents(id: string, live: boolean): Followed {
   const log = useRef<{ id: string; log: Log; early: ServerEvent[] | null }>({ id, log: new Log(), early: [] });
   if (log.current.id !== id) log.current = { id, log: new Log(), early: [] };
   const [again, setAgain] = useState(0);
+  const opened = useOpened();
   const drawn = useRef(0);
 
   // Many events come within one frame: they are drawn once.
@@ -59,7 +60,8 @@ export function useEvents(id: string, live: boolean): Followed {
       setState((was) => ({ ...was, loaded: true, error: error as ApiError }));
     });
     return () => stop.abort();
-  }, [id, again]);
+    // What happened before the stream was open is in the log only.
+  }, [id, again, live ? opened : 0]);
 
   useTopic<{ event?: ServerEvent; over?: boolean; lagging?: boolean }>(live ? `session:${id}` : null, (message) => {
     const mine = log.current;
