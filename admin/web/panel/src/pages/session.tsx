@@ -1,5 +1,5 @@
 // A session: its sound and timeline with one playhead, what was said, where the time went, its events, what LLMs were sent.
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, may, useGet } from "../api";
 import { clock } from "../format";
 import { save } from "../export";
@@ -64,7 +64,7 @@ function Detail({ detail, log, version, live, eventsError, reload }: {
   const numbers = useMemo(() => new Map(turns.map((turn) => [turn.id, turn.number])), [turns]);
 
   const [player] = useState(() => new Player());
-  useEffect(() => player.load(sound ? `/v1/sessions/${session.id}/recording` : null, made.end - made.start), [player, sound?.session_id, made.end, made.start]);
+  useLayoutEffect(() => player.load(sound ? `/v1/sessions/${session.id}/recording` : null, made.end - made.start), [player, sound?.session_id, made.end, made.start]);
   useEffect(() => () => player.close(), [player]);
   useKeys(player);
   const current = usePlace(player, (at) => (at > 0 || player.playing.get() ? turnAt(made.bands, made.start + at) : null));
@@ -154,7 +154,7 @@ function usePlace<T>(player: Player, of: (at: number) => T): T {
 
 /** Space and K play, J and L go back and on; not where something is typed or clicked. */
 function useKeys(player: Player): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const key = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
       const target = event.target as Element;

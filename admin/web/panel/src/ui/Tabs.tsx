@@ -23,7 +23,7 @@ export function Tabs({ label, tabs, value, onValue, children }: {
         {tabs.map((one) => (
           <button key={one.id} type="button" role="tab" id={`${base}-${one.id}`} aria-selected={one.id === value}
             aria-controls={`${base}-panel`} tabIndex={one.id === value ? 0 : -1} onClick={() => onValue(one.id)}>
-            {one.label}{one.count !== undefined && <span class="count">{one.count}</span>}
+            {one.label}{one.count !== undefined && " "}{one.count !== undefined && <span class="count">{one.count}</span>}
           </button>
         ))}
       </div>
