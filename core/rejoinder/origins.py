@@ -18,7 +18,10 @@ Schemas = Mapping[str, Sequence[type[msgspec.Struct]]]
 """Of the sections `[plugins.NAME]`."""
 _SECRET_NAME = re.compile(r"api_?key|secret|passw|credential|private_?key|(^|_)(token|pin|auth|authorization)$", re.I)
 _SECRET_TEXT = re.compile(
-    r"://[^@\s]*:[^@\s]*@|[?&;][\w-]*(key|token|secret|passw|pwd|sig|credential)[\w-]*=|^([\w-]+:\s*)?(bearer|basic)\s+\S+$", re.I
+    r"://[^@\s]*:[^@\s]*@"
+    r"|[?&;][\w-]*(key|token|secret|passw|pwd|sig|credential)[\w-]*="
+    r"|^([\w-]+:\s*)?(bearer|basic)\s+\S+$",
+    re.I,
 )
 """A URL with a password or something like it, or a header that lets one in."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,8 +18,6 @@ from rejoinder.store.nodes import NodeRecord, NodeRows
 from rejoinder.store.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.adapters.conftest import LiveServer, Serve
 
 
@@ -97,7 +96,7 @@ def test_cpu_and_memory_are_this_process(serve: Serve, monkeypatch: pytest.Monke
     assert cpu_s() - before > 0.1
     resident = rss_bytes()
     assert 10_000_000 < resident < 50_000_000_000
-    monkeypatch.setattr(nodes_module, "_STATUS", nodes_module.Path("/nowhere"))
+    monkeypatch.setattr(nodes_module, "_STATUS", Path("/nowhere"))
     assert 10_000_000 < rss_bytes() < 50_000_000_000, "also where the system has no /proc"
 
 

@@ -106,7 +106,7 @@ def over(server: LiveServer, session_id: str) -> None:
     assert httpx.post(f"{server.http}/v1/sessions/{session_id}/end", json={}).status_code in (200, 202, 204)
 
 
-def on_board(server: LiveServer, work: Callable[[Any], None]) -> None:
+def on_board(server: LiveServer, work: Callable[[Any], object]) -> None:
     """Do something with the board, on its loop."""
 
     async def main() -> None:
