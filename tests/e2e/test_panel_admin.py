@@ -377,6 +377,36 @@ def test_a_webhook_is_made_tried_and_switched_off(server: LiveServer, ada: str) 
         assert without_refusals(chromium.complaints) == []
 
 
+def test_latency_is_shown_as_far_as_there_are_turns_for_it(server: LiveServer, ada: str) -> None:
+    with at(server, ada, "/latency") as (chromium, page):
+        expect(page.get_by_text("No turn was measured in this range.")).to_be_visible()
+        with httpx.Client(base_url=server.http, headers={"accept": "application/json"}) as client:
+            client.headers["authorization"] = f"Bearer {made_key(server)}"
+            for _ in range(3):
+                client.post("/v1/chat", json={"text": "Hello.", "agent": "scripted"}).raise_for_status()
+        server.call(server.runtime.store.writer.flush())
+        page.goto(f"{server.http}/admin/latency?range=1h")
+        expect(page.get_by_text("needs 20 turns")).to_be_visible()
+        expect(page.get_by_text("needs 100 turns")).to_be_visible()
+        page.get_by_role("button", name="Response time over time: show as a table").click()
+        table = page.get_by_role("group", name="Response time over time")
+        expect(table.get_by_role("row").nth(1).get_by_role("cell").nth(0)).to_have_text("3")
+        chart = page.get_by_role("application", name="How often which response time")
+        chart.focus()
+        expect(page.locator(".heatmap-foot")).to_contain_text(re.compile(r"\d turns?"))
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile(r"/admin/sessions\?since=\d+&until=\d+&min_ms=\d+"))
+        page.go_back()
+        turn = page.locator("table", has_text="Main cause").locator("tbody tr")
+        turn.first.get_by_role("link").click()
+        page.wait_for_url(re.compile(r"/admin/sessions/ses_\w+\?turn="))
+        assert chromium.complaints == []
+
+
+def made_key(server: LiveServer) -> str:
+    return server.call(server.runtime.gate.keys.create("test", ["talk"]))[1]
+
+
 def test_a_room_has_links_for_people(server: LiveServer, ada: str) -> None:
     with at(server, ada, "/rooms") as (chromium, page):
         page.get_by_role("button", name="New room").click()

@@ -70,7 +70,7 @@ export const S = {
     url: "Address",
     urlHint: "Where messages are POSTed; https, unless it is this machine and webhooks.allow_private is on",
     events: "Events",
-    eventsHint: "One name a line; empty: a session's start and end. * stands for all.",
+    eventsHint: "One name a line; empty: a session's start and end.",
     description: "What for",
     state: "State",
     states: { on: "on", off: "off", failing: "failing" },
