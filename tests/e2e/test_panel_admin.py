@@ -320,8 +320,9 @@ def test_settings_of_a_plugin_go_round_and_no_secret_is_shown(server: LiveServer
 
         # Another change leaves the secret; it goes where that is asked for.
         form.get_by_role("button", name="Reset mode to its default").click()
-        form.get_by_role("button", name="Save").click()
         expect(form.get_by_label("mode", exact=True)).to_have_value("")
+        form.get_by_role("button", name="Save").click()
+        expect(form.get_by_text("Changes take effect for new calls.")).to_be_visible()
         expect(form.get_by_role("button", name="Save")).to_be_disabled()
         assert server.runtime.plugin_settings.sections["vault"]["token"] == TYPED
         assert "mode" not in server.runtime.plugin_settings.sections["vault"]

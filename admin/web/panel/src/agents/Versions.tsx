@@ -1,5 +1,6 @@
 // The versions of an agent: what each changed, two of them compared, an old one made the newest again.
 import { useState } from "preact/hooks";
+import type { Values } from "../forms/schema";
 import { useQuery } from "../router";
 import { S } from "../strings/agents";
 import type { AgentVersion } from "../types";
@@ -7,9 +8,9 @@ import { Badge, Button, Card, ConfirmDialog, DataTable, Empty, Select, Time, toa
 import { changes, DiffView } from "./DiffView";
 import { store, type Draft } from "./useDraft";
 
-interface VersionsProps { name: string; versions: AgentVersion[]; draft: Draft; editable: boolean; onChanged: () => void }
+interface VersionsProps { name: string; versions: AgentVersion[]; draft: Draft; editable: boolean; onRolled: (definition: Values, version: number) => void }
 
-export function Versions({ name, versions, draft, editable, onChanged }: VersionsProps) {
+export function Versions({ name, versions, draft, editable, onRolled }: VersionsProps) {
   const query = useQuery(), [rolling, setRolling] = useState<AgentVersion | null>(null);
   const newest = versions[0];
   if (newest === undefined) return <Empty icon="agents" title={S.noVersions} />;
@@ -53,7 +54,7 @@ export function Versions({ name, versions, draft, editable, onChanged }: Version
             const made = await store(name, rolling.definition ?? {}, newest.version);
             toast(S.rolled(rolling.version, made.version));
             query.set({ to: null, from: null });
-            onChanged();
+            onRolled(rolling.definition ?? {}, made.version ?? newest.version);
           }}>
           <p>{S.rollWhy}</p>
           <DiffView before={newest.definition ?? undefined} after={rolling.definition ?? undefined} label={S.rollTitle(rolling.version)} />

@@ -17,6 +17,8 @@ export interface Draft {
   /** Calls `doing`; an ApiError is shown with its fields. The result, or undefined if it failed. */
   run<T>(doing: () => Promise<T>): Promise<T | undefined>;
   reset(base: Values): void;
+  /** `stored` is what is stored now; what was typed since stays a change. */
+  settle(stored: Values): void;
 }
 
 export function useDraft(first: Values): Draft {
@@ -27,6 +29,7 @@ export function useDraft(first: Values): Draft {
     errors: problem?.problem.errors ?? NONE,
     changed: !equal(values, base),
     set: setValues,
+    settle: setBase,
     reset(next) {
       setBase(next);
       setValues(next);

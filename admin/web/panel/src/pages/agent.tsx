@@ -27,7 +27,8 @@ export default function AgentPage({ params }: PageProps) {
   const schema = useGet<AgentSchema>("/v1/agent_schema"), agents = useGet<{ items: Agent[] }>("/v1/agents"), offers = useGet<PluginOffer>("/v1/plugins").data;
   const versions = useGet<{ items: AgentVersion[] }>(name ? `/v1/agents/${encodeURIComponent(name)}/versions` : null);
   const shape = useMemo(() => schema.data && shapeOf(schema.data.schema), [schema.data]);
-  const error = schema.error ?? agents.error ?? versions.error;
+  // What is there already stays, with what was typed, where asking again fails.
+  const error = [schema, agents, versions].find((got) => got.error && !got.data)?.error;
   const title = name ?? S.newTitle;
   if (error) return <Page title={title} actions={<Link class="button" to="/agents">{S.back}</Link>}><ErrorBox error={error} onRetry={() => { agents.reload(); versions.reload(); }} /></Page>;
   if (!schema.data || !shape || !agents.data || (name && !versions.data)) return <Page title={title}><Loading lines={8} /></Page>;
@@ -38,8 +39,8 @@ export default function AgentPage({ params }: PageProps) {
   const reload = () => { agents.reload(); versions.reload(); };
   const items = versions.data?.items ?? [];
   // As it was given, not with all its defaults: what nobody set stays what the release says.
-  const given = items[0]?.definition ?? full;
-  return <Editor key={`${name} ${items[0]?.version ?? 0}`} name={name} agent={agent} first={given as Values} versions={items} known={known} onChanged={reload} />;
+  const given = items.find((one) => one.definition !== null)?.definition ?? full;
+  return <Editor key={name} name={name} agent={agent} first={given as Values} versions={items} known={known} onChanged={reload} />;
 }
 
 const labelOf = (path: readonly string[]): string => S.labels[path.join(".")] ?? path.at(-1) ?? "";
@@ -70,14 +71,23 @@ type EditorProps = { name: string; agent: Agent | undefined; first: Values; vers
 function Editor({ name, agent, first, versions, known, onChanged }: EditorProps) {
   const draft = useDraft(first), query = useQuery(), tab = query.get("tab", "form");
   const [stop, setStop] = useState(false), [removing, setRemoving] = useState(false), [conflict, setConflict] = useState<AgentVersion | null>(null);
-  const version = versions[0]?.version ?? 0, fixed = agent?.source === "settings", gone = agent === undefined;
+  const [version, setVersion] = useState(versions[0]?.definition ? versions[0].version : 0), [epoch, setEpoch] = useState(0);
+  const fixed = agent?.source === "settings", gone = agent === undefined;
   const mayEdit = may("agents") && !fixed;
   const users = known.agents.filter((one) => one.name !== name && Array.isArray(one.definition["transfers"]) && one.definition["transfers"].includes(name));
   const onTab = (id: string) => query.set({ tab: id === "form" ? null : id });
+  /** Begin anew with what is stored now. */
+  const adopt = (definition: Values, now: number) => {
+    draft.reset(definition);
+    setVersion(now);
+    setEpoch(epoch + 1);
+    onChanged();
+  };
   const save = async (expect = version) => {
+    const sent = draft.values;
     const made = await draft.run(async () => {
       try {
-        return await store(name, draft.values, expect);
+        return await store(name, sent, expect);
       } catch (failed) {
         if (!(failed instanceof ApiError) || failed.code !== "version_mismatch") throw failed;
         const newest = await get<{ items: AgentVersion[] }>(`/v1/agents/${encodeURIComponent(name)}/versions`);
@@ -87,6 +97,8 @@ function Editor({ name, agent, first, versions, known, onChanged }: EditorProps)
     });
     if (made === undefined) return;
     setConflict(null);
+    setVersion(made.version ?? expect);
+    draft.settle(sent);
     toast(S.saved(name, made.version));
     onChanged();
   };
@@ -102,12 +114,12 @@ function Editor({ name, agent, first, versions, known, onChanged }: EditorProps)
     </>}>
       {fixed && <div class="notice"><Icon name="info" /><div><p>{S.fixedTitle}</p><p>{S.fixedFix}</p></div></div>}
       {gone && <div class="notice warn"><Icon name="warn" /><div><p>{S.gone(name)}</p><p>{S.goneFix}</p></div></div>}
-      <Edit draft={draft} known={known} name={name} tab={tab} onTab={onTab} readOnly={!mayEdit} onStop={setStop} always={gone} more={[
-        { id: "versions", label: S.tabs.versions, count: versions.length, body: <Versions name={name} versions={versions} draft={draft} editable={mayEdit} onChanged={onChanged} /> },
+      <Edit key={epoch} draft={draft} known={known} name={name} tab={tab} onTab={onTab} readOnly={!mayEdit} onStop={setStop} always={gone} more={[
+        { id: "versions", label: S.tabs.versions, count: versions.length, body: <Versions name={name} versions={versions} draft={draft} editable={mayEdit} onRolled={adopt} /> },
         { id: "used", label: S.tabs.used, count: undefined, body: <UsedBy name={name} users={users} /> },
       ]} save={mayEdit && (
         <Button kind="primary" busy={draft.busy} disabled={!draft.changed && !gone} onClick={() => void save()}>{S.save}</Button>
-      )} hint={mayEdit && draft.changed ? S.saving(version + 1) : ""} />
+      )} hint={mayEdit && draft.changed ? S.saving((versions[0]?.version ?? 0) + 1) : ""} />
       {removing && (
         <ConfirmDialog title={S.removeTitle(name)} confirm={S.remove} danger onClose={() => setRemoving(false)}
           onConfirm={async () => {
@@ -122,8 +134,8 @@ function Editor({ name, agent, first, versions, known, onChanged }: EditorProps)
       {conflict && (
         <Dialog wide title={S.conflictTitle} onClose={() => setConflict(null)} actions={<>
           <Button onClick={() => setConflict(null)}>{S.keepEditing}</Button>
-          {conflict.definition && <Button onClick={() => { setConflict(null); onChanged(); }}>{S.takeTheirs}</Button>}
-          <Button kind="danger" busy={draft.busy} onClick={() => void save(conflict.version)}>{S.overwrite}</Button>
+          {conflict.definition && <Button onClick={() => { setConflict(null); adopt(conflict.definition ?? {}, conflict.version); }}>{S.takeTheirs}</Button>}
+          <Button kind="danger" busy={draft.busy} onClick={() => void save(conflict.definition ? conflict.version : 0)}>{S.overwrite}</Button>
         </>}>
           <p>{conflict.definition ? S.conflictWhy(version, conflict.version, conflict.created_by) : S.conflictDeleted(conflict.created_by)}</p>
           {conflict.definition && <DiffView before={conflict.definition} after={draft.values} label={S.conflictTitle} />}

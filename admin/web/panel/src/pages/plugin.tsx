@@ -119,7 +119,7 @@ function Settings({ sections, error, loading, onSaved }: { sections: PluginSecti
   if (error) return <ErrorBox error={error} />;
   if (loading) return <Loading />;
   if (sections.length === 0) return <Empty icon="settings" title={S.noSettings} />;
-  return <div class="stack">{sections.map((section) => <Section key={`${section.name} ${section.updated_at}`} section={section} onSaved={onSaved} />)}</div>;
+  return <div class="stack">{sections.map((section) => <Section key={section.name} first={section} onSaved={onSaved} />)}</div>;
 }
 
 /** The values that were made here; what comes from elsewhere is shown, not sent. */
@@ -132,8 +132,8 @@ function given(section: PluginSection): Values {
 
 const PINNED = { env: S.pinnedEnv, file: S.pinnedFile } as const;
 
-function Section({ section, onSaved }: { section: PluginSection; onSaved: () => void }) {
-  const [before] = useState(() => given(section)), [values, setValues] = useState(before);
+function Section({ first, onSaved }: { first: PluginSection; onSaved: () => void }) {
+  const [section, setSection] = useState(first), [before, setBefore] = useState(() => given(first)), [values, setValues] = useState(before);
   const [errors, setErrors] = useState<FieldError[]>([]), [problem, setProblem] = useState<ApiError>(), [busy, setBusy] = useState(false);
   const [shape] = useState(() => shapeOf(section.schema));
   const [round, setRound] = useState(0);
@@ -160,6 +160,10 @@ function Section({ section, onSaved }: { section: PluginSection; onSaved: () => 
     setProblem(undefined);
     try {
       const saved = await send<PluginSection>("PUT", `/v1/plugin_settings/${encodeURIComponent(section.name)}`, { values });
+      setSection(saved);
+      setBefore(given(saved));
+      setValues(given(saved));
+      setRound(round + 1);
       toast(saved.restart ? S.savedRestart(section.name) : S.savedNow(section.name));
       onSaved();
     } catch (failed) {
@@ -174,7 +178,7 @@ function Section({ section, onSaved }: { section: PluginSection; onSaved: () => 
     <Card title={<code>{S.section(section.name)}</code>} actions={section.updated_by !== null && <span class="quiet">{S.changedBy(section.updated_by)} <Time at={section.updated_at} /></span>}>
       <form onSubmit={(event) => void save(event)} aria-label={S.section(section.name)}>
         {section.restart && <p class="notice warn"><Icon name="warn" size={16} />{S.restart}</p>}
-        <SchemaFields key={round} form={form} />
+        <fieldset disabled={busy}><SchemaFields key={round} form={form} /></fieldset>
         {problem && (form.rest.length > 0 || errors.length === 0) && <ErrorBox error={problem} />}
         <div class="form-foot">
           <Button type="submit" kind="primary" busy={busy} disabled={!changed || form.invalid}>{S.save}</Button>
