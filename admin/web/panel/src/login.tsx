@@ -50,7 +50,7 @@ function LoginForm({ onDone }: { onDone: (who: Me) => void }) {
       <h1>{S.title}</h1>
       <Field label={S.name} value={name} onValue={setName} autocomplete="username" autofocus required autocapitalize="none" spellcheck={false} />
       <Field label={S.password} type="password" value={password} onValue={setPassword} autocomplete="current-password" required />
-      {error && <ErrorBox error={error} />}
+      {error && <ErrorBox error={error} plain={error.code === "bad_login"} />}
       <Button kind="primary" type="submit" busy={busy}>{S.logIn}</Button>
       <p class="hint">{S.noAccount}</p>
     </form>

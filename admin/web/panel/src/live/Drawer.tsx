@@ -90,7 +90,7 @@ function Actions({ id, operator }: { id: string; operator: string | null; onEnd:
       return false;
     } finally { setBusy(""); }
   };
-  const how = held ? kind : kind;
+  const how = kind;
   const submit = async (event?: Event) => {
     event?.preventDefault();
     const words = text.trim();
@@ -118,7 +118,7 @@ function Actions({ id, operator }: { id: string; operator: string | null; onEnd:
               onKeyDown={(event: KeyboardEvent) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); void submit(); } }} />
             <Button kind="primary" type="submit" busy={busy === "send"} disabled={!text.trim() || (other !== null && how === "say")}>{how === "say" ? S.say : S.whisper}</Button>
           </div>
-          <p class="hint">{how === "say" ? S.sayHint : S.whisperHint}</p>
+          {!(held && how === "say") && <p class="hint">{how === "say" ? S.sayHint : S.whisperHint}</p>}
         </form>
       )}
       <div class="actions">

@@ -98,7 +98,7 @@ class Row extends Component<RowProps> {
         <td class="right"><Ms us={row.last_response_us} /></td>
         <td class="right wide-only">{row.turns}</td>
         <td class="right wide-only">{row.interruptions || ""}{row.errors > 0 && <> <Badge tone="bad" icon="bad">{row.errors}</Badge></>}</td>
-        <td>{row.operator !== null && <Badge tone="operator" icon="account">{row.operator}</Badge>}{row.listeners > 0 && <span class="live-ears" title={S.listeners(row.listeners)}><Icon name="ear" size={14} label={S.listeners(row.listeners)} />{row.listeners}</span>}</td>
+        <td>{row.operator !== null && <span class="live-operator" title={row.operator}><Badge tone="operator" icon="account"><span>{row.operator}</span></Badge></span>}{row.listeners > 0 && <span class="live-ears" title={S.listeners(row.listeners)}><Icon name="ear" size={14} label={S.listeners(row.listeners)} />{row.listeners}</span>}</td>
         <td class="wide-only nowrap"><Time at={row.started_at} /></td>
       </tr>
     );

@@ -13,6 +13,7 @@ export default function AccountPage() {
   return (
     <Page title={S.title}>
       <div class="grid-2">
+        <div class="stack">
         <Card title={S.who}>
           {who.open ? <p>{S.open}</p> : (
             <dl class="pairs">
@@ -25,6 +26,7 @@ export default function AccountPage() {
         <Card title={S.look}>
           <dl class="pairs"><dt>{S.theme}</dt><dd><ThemeSwitch /></dd><dt>{S.times}</dt><dd><ZoneSwitch /></dd></dl>
         </Card>
+        </div>
         {!who.open && <Password />}
       </div>
       {!who.open && <Logins />}

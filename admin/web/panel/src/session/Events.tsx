@@ -3,7 +3,7 @@ import { useMemo, useRef, useState } from "preact/hooks";
 import { useQuery } from "../router";
 import { S } from "../strings/session";
 import type { ServerEvent } from "../types";
-import { Button, Copy, Empty, Field, Json, Select, Time } from "../ui";
+import { Button, Copy, Empty, Field, Json, Scroll, Select, Time } from "../ui";
 import { copy } from "../ui/Values";
 
 const AT_ONCE = 200;
@@ -31,7 +31,7 @@ export function Events({ events, start, atSeq, onSeek, version }: {
       </div>
       {found.length === 0 ? <Empty title={S.noEvents} /> : (
         <div class="card flush">
-          <table class="table events">
+          <Scroll label={S.events}><table class="table events">
             <caption class="hidden-visually">{S.events}</caption>
             <tbody ref={body}>
               {found.slice(0, shown).map((event) => (
@@ -39,8 +39,8 @@ export function Events({ events, start, atSeq, onSeek, version }: {
                   onOpen={() => setOpen(open === event.seq ? undefined : event.seq)} onSeek={onSeek} />
               ))}
             </tbody>
-          </table>
-          {found.length > shown && <div class="table-foot"><Button size="s" onClick={() => setShown(shown + 1000)}>{`${found.length - shown} more`}</Button></div>}
+          </table></Scroll>
+          {found.length > shown && <div class="table-foot"><Button size="s" onClick={() => setShown(shown + 1000)}>{S.moreEvents(found.length - shown)}</Button></div>}
         </div>
       )}
     </div>

@@ -20,7 +20,7 @@ export const S = {
   password: "Change the password",
   old: "The password now",
   new_: "The new one",
-  newHint: "12 characters or more. All your other logins end.",
+  newHint: "10 characters or more. All your other logins end.",
   again: "The new one again",
   differ: "The two are not the same.",
   change: "Change it",

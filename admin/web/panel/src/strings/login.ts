@@ -7,11 +7,10 @@ export const S = {
   nameHint: "Only for the server's first account; whoever was invited leaves it empty.",
   password: "Password",
   newPassword: "Choose a password",
-  newPasswordHint: "12 characters or more. A sentence is good.",
+  newPasswordHint: "10 characters or more. A sentence is good.",
   repeat: "The password again",
   differ: "The two are not the same.",
   logIn: "Log in",
   begin: "Save and log in",
-  noAccount: "No account yet? On the server, `rejoinder users link` makes a link for the first one; later ones come from an administrator.",
-  wait: (s: number) => `Wait ${s} s, then try again.`,
+  noAccount: "No account yet? On the server, the command "rejoinder users link" makes a link for the first one; later ones come from an administrator.",
 };

@@ -15,8 +15,8 @@ export function Empty({ title, icon, children }: { title?: string; icon?: IconNa
   );
 }
 
-/** What went wrong, why, and what to do. */
-export function ErrorBox({ error, onRetry }: { error: ApiError | Error | string; onRetry?: () => void }) {
+/** What went wrong, why, and what to do. `plain`: for mistakes of people, which nobody has to look up. */
+export function ErrorBox({ error, onRetry, plain }: { error: ApiError | Error | string; onRetry?: () => void; plain?: boolean }) {
   const problem = error instanceof ApiError ? error.problem : undefined;
   const what = typeof error === "string" ? error : error.message;
   return (
@@ -28,7 +28,7 @@ export function ErrorBox({ error, onRetry }: { error: ApiError | Error | string;
         {problem && problem.errors.length > 0 && (
           <ul>{problem.errors.map((one) => <li key={one.path + one.message}><code>{one.path}</code> {one.message}</li>)}</ul>
         )}
-        {problem && <p class="codes"><code>{problem.code}</code>{problem.request_id && <> · {S.request} <code>{problem.request_id}</code></>}</p>}
+        {problem && !plain && <p class="codes"><code>{problem.code}</code>{problem.request_id && <> · {S.request} <code>{problem.request_id}</code></>}</p>}
       </div>
       {onRetry && <Button size="s" onClick={onRetry}>{S.retry}</Button>}
     </div>
