@@ -38,7 +38,7 @@ class TurnResult:
     cut_off: bool = False
     """The server took the turn for over before all of it was said."""
     reason: str = ""
-    """How the answer ended, as in `reply.finished`; `taken_over`: an operator has the turn, and has said nothing yet."""
+    """How the answer ended, as in `reply.finished`; `taken_over`: an operator has the turn and has said nothing yet."""
     metrics: TurnMetrics | None = None
     events: list[ServerEvent] = field(default_factory=list)
 
