@@ -12,5 +12,5 @@ export const S = {
   differ: "The two are not the same.",
   logIn: "Log in",
   begin: "Save and log in",
-  noAccount: "No account yet? On the server, the command "rejoinder users link" makes a link for the first one; later ones come from an administrator.",
+  noAccount: "No account yet? On the server, the command 'rejoinder users link' makes a link for the first one; later ones come from an administrator.",
 };
