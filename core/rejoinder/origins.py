@@ -38,7 +38,7 @@ class Setting(msgspec.Struct):
 
 def settings_list(settings: Settings, schemas: Schemas, sections: Mapping[str, Mapping[str, Any]]) -> list[Setting]:
     """All settings; `sections` are those of plugins as they are in effect."""
-    found = list(_of_model(settings, settings, ""))
+    found = list(_of_model(settings, settings, ()))
     for name in sorted({*schemas, *sections}):
         found += _of_section(settings, name, schemas.get(name, ()), sections.get(name, {}))
     return found
@@ -60,22 +60,20 @@ def origin_of(settings: Settings, path: Sequence[str]) -> Literal["flag", "env",
     return "default"
 
 
-def _of_model(settings: Settings, model: BaseModel, prefix: str) -> Iterator[Setting]:
+def _of_model(settings: Settings, model: BaseModel, place: tuple[str, ...]) -> Iterator[Setting]:
     # Only of the whole: a section may have a list of agents.
-    plain = model.model_dump(mode="json", exclude=None if prefix else {"plugins", "agents"})
+    plain = model.model_dump(mode="json", exclude=None if place else {"plugins", "agents"})
     for name, field in type(model).model_fields.items():
-        value, key = getattr(model, name), f"{prefix}{name}"
+        value, path = getattr(model, name), (*place, name)
         if isinstance(value, BaseModel):
-            yield from _of_model(settings, value, f"{key}.")
-        elif key == "agents":
+            yield from _of_model(settings, value, path)
+        elif path == ("agents",):
             for agent, definition in value.items():
-                yield from _of_model(settings, definition, f"agents.{agent}.")
-        elif key != "plugins":
-            # The name of an agent may have dots in it.
-            path = [*prefix.removesuffix(".").split("."), name] if prefix else [name]
+                yield from _of_model(settings, definition, ("agents", agent))
+        elif path != ("plugins",):
             secret = isinstance(value, SecretStr) or bool(_SECRET_NAME.search(name)) or may_hold_secret(plain[name])
             shown = None if secret else plain[name]
-            yield Setting(key, shown, origin_of(settings, path), secret, field.description or "")
+            yield Setting(".".join(path), shown, origin_of(settings, path), secret, field.description or "")
 
 
 def _of_section(

@@ -29,6 +29,12 @@ sessions = 5
 [agents.shop]
 greeting = "Hello"
 
+[agents."shop.of.ada"]
+greeting = "Hi"
+
+[talk]
+agents = ["shop"]
+
 [plugins.openai]
 voice = "verse"
 base_url = "https://ada:canary-3@example.com/v1"
@@ -75,6 +81,8 @@ def test_each_setting_says_where_it_comes_from(tmp_path: Path, monkeypatch: pyte
     assert said("auth.ticket_ttl_s") == (30, "default")
     assert said("agents.shop.greeting") == ("Hello", "file")
     assert said("agents.shop.turns.profile") == ("normal", "default")
+    assert said("agents.shop.of.ada.greeting") == ("Hi", "file"), "whatever an agent is called"
+    assert said("talk.agents") == (["shop"], "file"), "not only the agents are called agents"
     assert said("plugins.openai.voice") == ("verse", "file")
     assert said("plugins.hibari.speed") == (1.5, "env"), "as what it is read as"
     assert said("plugins.openai.llm_model") == ("gpt-4.1-mini", "default")

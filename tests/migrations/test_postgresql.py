@@ -13,6 +13,8 @@ from sqlalchemy import Connection, inspect
 
 from rejoinder.errors import SchemaMismatch
 from rejoinder.store import schema
+from rejoinder.store.nodes import NodeRecord, NodeRows
+from rejoinder.store.plugin_settings import StoredSections
 from rejoinder.store.schema import SchemaState
 from rejoinder.store.store import Store
 from rejoinder.store.tables import metadata
@@ -61,6 +63,31 @@ def test_the_server_does_not_migrate_it_by_itself(postgres: str) -> None:
         await store.open()
         room = await store.create_room("guide", "ses_1")
         assert await store.room(room.id) == room
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_processes_and_settings_of_plugins(postgres: str) -> None:
+    async def scenario() -> None:
+        await schema.upgrade(schema.parse_url(postgres))
+        store = Store(postgres)
+        await store.open()
+        nodes = NodeRows(store)
+        for seen_at in (10, 20):
+            node = NodeRecord(
+                id="node_1", host="a", pid=1, version="1", started_at=5, seen_at=seen_at, stats={"n": seen_at}
+            )
+            await nodes.put(node, forget_before=0)
+        assert await nodes.all() == [node]
+        await nodes.remove("node_1")
+        assert await nodes.all() == []
+        sections = StoredSections(store)
+        for voice in ("ada", "bea"):
+            stored = await sections.put("acme", {"voice": voice}, by="ada")
+        assert await sections.all() == [stored]
+        await sections.put("acme", {}, by="ada")
+        assert await sections.all() == []
         await store.close()
 
     asyncio.run(scenario())
