@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from tests.adapters.accounts_help import PASSWORD, invite
 from tests.adapters.conftest import AGENT, Caller, running
 from tests.e2e.browser import Browser, browser
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from rejoinder.audio import byte_count
 from rejoinder.settings import Auth, Limits, Recording
@@ -116,10 +117,12 @@ class Voice:
             reading = asyncio.create_task(caller.until_closed(120))
             while not self._leave.is_set() and not reading.done():
                 # Loud, but for the VAD too short to be speech: whoever listens in hears something.
-                await ws.send(noise(20, level=900))
+                with suppress(ConnectionClosed):
+                    await ws.send(noise(20, level=900))
                 await asyncio.sleep(0.02)
             if not reading.done():
-                await caller.tell("end")
+                with suppress(ConnectionClosed):
+                    await caller.tell("end")
             await reading
 
 
