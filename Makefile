@@ -27,6 +27,9 @@ bench: $(VENV)/.dev models .speech/transcripts.tsv
 	$(BIN)/rejoinder bench --turns
 	$(BIN)/rejoinder bench --voice
 	$(BIN)/python tests/benchmarks/sse.py
+	$(BIN)/python tests/benchmarks/stream.py
+	$(BIN)/python tests/benchmarks/figures.py
+	$(BIN)/python tests/benchmarks/pages.py
 
 .PHONY: models
 models: $(VENV)/.run
