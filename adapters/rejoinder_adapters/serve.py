@@ -90,12 +90,12 @@ def _announce(settings: Settings, agent: NamedAgent, dev_key: bool, port: int, s
     _tell(f"  REST    http://{host}:{port}/v1 (described in http://{host}:{port}/docs)")
     _tell(f"  OpenAI  base_url http://{host}:{port}/v1")
     _tell(f"  talk    http://{host}:{port}/talk (in a terminal: rejoinder talk --url ws://{host}:{port})")
-    _tell(f"  panel   http://{host}:{port}/admin")
     if dev_key:
         # Not itself: what is printed here often lands in a log.
         _tell("  key     `rejoinder keys dev` prints it; it is for this machine only")
     elif settings.auth.mode == "none":
         _tell("  key     none: everybody on this machine may do everything (auth.mode)")
+    _tell(f"  panel   http://{host}:{port}/admin")
 
 
 async def _tell_of_accounts(runtime: Runtime, port: int) -> None:
