@@ -15,11 +15,11 @@ from rejoinder.audio import ENGINE_RATE
 from rejoinder.auth import Principal
 from rejoinder.errors import RejoinderError, StoreError
 from rejoinder.tape import CHANNELS
-from rejoinder_adapters.problems import of_error, problem
+from rejoinder_adapters.problems import of_error
 from rejoinder_adapters.security import audit, principal_of
 from rejoinder_adapters.sessions import live_session
-from rejoinder_adapters.websocket import SUBPROTOCOL, close, disconnected, is_allowed, refuse
-from rejoinder_adapters.wire import EXTENSION, WireProtocol
+from rejoinder_adapters.websocket import SUBPROTOCOL, admitted, close, disconnected, refuse
+from rejoinder_adapters.wire import WireProtocol
 
 log = logging.getLogger(__name__)
 _NORMAL, _POLICY = 1000, 1008
@@ -60,15 +60,8 @@ class Listener:
 
 async def serve_listener(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str) -> None:
     """The life of one listener's socket."""
-    if (origin := socket.headers.get("origin")) and not is_allowed(origin, socket.headers.get("host", ""), runtime):
-        message = f"The origin {origin!r} may not connect."
-        await refuse(socket, problem(socket, 403, "bad_origin", message, "Add it to allowed_origins."))
-        return
-    wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
-    if not isinstance(wire, WireProtocol):
-        message = "This server does not speak the voice wire."
-        fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
-        await refuse(socket, problem(socket, 501, "wrong_server", message, fix))
+    wire = await admitted(socket, runtime)
+    if wire is None:
         return
     try:
         principal = await principal_of(socket)

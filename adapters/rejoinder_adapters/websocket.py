@@ -165,17 +165,25 @@ class Connection:
             self._link.close()
 
 
-async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str | None) -> None:
-    """The life of one client socket; `session_id` None gives it a session of its own."""
-    if (origin := socket.headers.get("origin")) and not is_allowed(origin, socket.headers.get("host", ""), runtime):
+async def admitted(socket: WebSocket[Any, Any, Any], runtime: Runtime) -> WireProtocol | None:
+    """The wire of a socket whose page may connect; None: it has been refused."""
+    if (origin := socket.headers.get("origin")) and not _is_allowed(origin, socket.headers.get("host", ""), runtime):
         message = f"The origin {origin!r} may not connect."
         await refuse(socket, problem(socket, 403, "bad_origin", message, "Add it to allowed_origins."))
-        return
+        return None
     wire = socket.scope.get("extensions", {}).get(EXTENSION)  # type: ignore[union-attr]
     if not isinstance(wire, WireProtocol):
         message = "This server does not speak the voice wire."
         fix = "Start it with `rejoinder serve` or `uvicorn --ws rejoinder_adapters.wire:WireProtocol`."
         await refuse(socket, problem(socket, 501, "wrong_server", message, fix))
+        return None
+    return wire
+
+
+async def serve_connection(runtime: Runtime, socket: WebSocket[Any, Any, Any], session_id: str | None) -> None:
+    """The life of one client socket; `session_id` None gives it a session of its own."""
+    wire = await admitted(socket, runtime)
+    if wire is None:
         return
     try:
         principal = await principal_of(socket, resuming=True)
@@ -289,7 +297,7 @@ async def close(socket: WebSocket[Any, Any, Any], wire: WireProtocol, code: int,
         log.debug("closing: %r", error)
 
 
-def is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
+def _is_allowed(origin: str, host: str, runtime: Runtime) -> bool:
     """Whether a page of that `origin` may connect to this server, which it knows as `host`."""
     if origin in runtime.settings.allowed_origins:
         return True
