@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,10 @@ def test_the_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         done = run(*args)
         assert done.exit_code == 0, done.output
         assert done.stderr.startswith("database: ")
+    with closing(sqlite3.connect(tmp_path / "rejoinder.db")) as database:
+        rows = database.execute("SELECT actor, action, detail FROM audit ORDER BY id").fetchall()
+    assert [row[:2] for row in rows] == [("cli", "key.create"), ("cli", "key.rotate"), ("cli", "key.revoke")]
+    assert made.stdout.strip() not in str(rows), "what lets one in is in no log"
     nowhere = "postgresql+asyncpg://me:secret@127.0.0.1:1/rejoinder?password=hidden"
     monkeypatch.setenv("REJOINDER_DATABASE_URL", nowhere)
     unreachable = run("list").stderr

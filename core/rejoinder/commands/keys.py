@@ -13,9 +13,12 @@ import click
 from rejoinder.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rejoinder.store.audit import Audit
     from rejoinder.store.keys import KeyRecord, Keys
 
 T = TypeVar("T")
+_BY = "cli"
+"""Who it was, for the audit log."""
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
 
 
@@ -39,7 +42,13 @@ def create(name: str, scopes: tuple[str, ...], days: float | None) -> None:
 
     wanted = scopes_of(scopes or ("read", "talk"))
     ttl_s = None if days is None else days * _DAY_S
-    record, key = _with_keys(lambda keys: keys.create(name, wanted, ttl_s=ttl_s), make=True)
+
+    async def work(keys: Keys, audit: Audit) -> tuple[KeyRecord, str]:
+        record, key = await keys.create(name, wanted, ttl_s=ttl_s)
+        audit.add(_BY, _BY, "key.create", record.id, name=record.name, scopes=record.scopes)
+        return record, key
+
+    record, key = _with_keys(work, make=True)
     click.echo(f"{record.id}: {record.name} ({', '.join(record.scopes)}). This is the only time it is shown:", err=True)
     click.echo(key)
 
@@ -50,7 +59,7 @@ def list_keys(as_json: bool) -> None:
     """List all keys, newest first."""
     import msgspec
 
-    records = _with_keys(lambda keys: keys.all())
+    records = _with_keys(lambda keys, audit: keys.all())
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(records), indent=2))
         return
@@ -67,7 +76,14 @@ def list_keys(as_json: bool) -> None:
 )
 def rotate(key_id: str, overlap: float) -> None:
     """Make a key like KEY_ID and print it; the old one stays good for the overlap."""
-    made = _with_keys(lambda keys: keys.rotate(key_id, overlap_s=overlap * _HOUR_S))
+
+    async def work(keys: Keys, audit: Audit) -> tuple[KeyRecord, str] | None:
+        made = await keys.rotate(key_id, overlap_s=overlap * _HOUR_S)
+        if made is not None:
+            audit.add(_BY, _BY, "key.rotate", key_id, name=made[0].name, new=made[0].id)
+        return made
+
+    made = _with_keys(work)
     if made is None:
         raise _unknown(key_id)
     click.echo(f"{made[0].id} takes the place of {key_id}. This is the only time it is shown:", err=True)
@@ -78,7 +94,14 @@ def rotate(key_id: str, overlap: float) -> None:
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """End KEY_ID, now."""
-    if not _with_keys(lambda keys: keys.revoke(key_id)):
+
+    async def work(keys: Keys, audit: Audit) -> bool:
+        found = await keys.revoke(key_id)
+        if found:
+            audit.add(_BY, _BY, "key.revoke", key_id)
+        return found
+
+    if not _with_keys(work):
         raise _unknown(key_id)
     click.echo(f"{key_id} is revoked.")
 
@@ -99,15 +122,16 @@ def dev() -> None:
         ) from None
 
 
-def _with_keys(work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
+def _with_keys(work: Callable[[Keys, Audit], Awaitable[T]], *, make: bool = False) -> T:
     """What `work` returns, with the keys of the database in the settings (`make`: which may be a new one)."""
     from rejoinder.commands.database import open_database
     from rejoinder.settings import load_settings
+    from rejoinder.store.audit import Audit
     from rejoinder.store.keys import Keys
 
     async def run() -> T:
         async with open_database(load_settings(), make=make) as store:
-            return await work(Keys(store))
+            return await work(Keys(store), Audit(store))
 
     return asyncio.run(run())
 
