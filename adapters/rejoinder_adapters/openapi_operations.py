@@ -284,8 +284,8 @@ OPERATIONS: dict[str, Operation] = {
         ),
     ),
     "get_recording_peaks": Operation((*_SESSION_ERRORS, *_RECORDING_ERRORS), answer=examples.PEAKS),
-    "delete_recording": Operation((*_SESSION_ERRORS, *_RECORDING_ERRORS)),
-    "delete_session": Operation((*_SESSION_ERRORS, "session_live")),
+    "delete_recording": Operation((*_SESSION_ERRORS, *_RECORDING_ERRORS, "prove_password")),
+    "delete_session": Operation((*_SESSION_ERRORS, "session_live", "prove_password")),
     "list_turns": Operation(_SESSION_ERRORS, answer=[examples.TURN]),
     "get_transcript": Operation(
         _SESSION_ERRORS,

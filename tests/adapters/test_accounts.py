@@ -148,6 +148,8 @@ def test_the_password_is_asked_for_again_before_what_is_dangerous(server: LiveSe
         ("PATCH", "/v1/users/user_x", {"role": "viewer"}),
         ("POST", "/v1/users/user_x/link", None),
         ("DELETE", "/v1/users/user_x", None),
+        ("DELETE", "/v1/sessions/ses_x", None),
+        ("DELETE", "/v1/sessions/ses_x/recording", None),
     ]
     _age_the_proof(server)
     assert me(admin).json()["proved"] is False

@@ -117,7 +117,7 @@ def routes(runtime: Runtime) -> list[Any]:
         told = (base64.b64encode(side).decode() for side in (user, agent))
         return Peaks(PEAKS_PER_SECOND, record.duration_ms or 0, *told)
 
-    @delete("/v1/sessions/{session_id:str}/recording", guards=[needs("admin")])
+    @delete("/v1/sessions/{session_id:str}/recording", guards=[needs("admin", proof=True)])
     async def delete_recording(session_id: FromPath[str], request: Asked) -> None:
         """Delete the sound of a session for good; what was written down of it stays."""
         await _finished(session_id)
@@ -125,7 +125,7 @@ def routes(runtime: Runtime) -> list[Any]:
         await recordings.delete(session_id, principal.id)
         audit(request, "recording.delete", session_id)
 
-    @delete("/v1/sessions/{session_id:str}", guards=[needs("admin")])
+    @delete("/v1/sessions/{session_id:str}", guards=[needs("admin", proof=True)])
     async def delete_session(session_id: FromPath[str], request: Asked) -> None:
         """Delete all that is kept of a session that is over, for good: what was said, its sound, its figures."""
         await stored_session(runtime, session_id)
