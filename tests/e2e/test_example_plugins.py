@@ -57,7 +57,15 @@ class Home:
 
     def run(self, *command: str | Path, cwd: Path | None = None, **environment: str) -> str:
         """What a program of the environment prints; it must end well."""
-        run = subprocess.run(
+        run = self.done(*command, cwd=cwd, **environment)
+        assert run.returncode == 0, f"{command}:\n{run.stdout[-6000:]}\n{run.stderr[-6000:]}"
+        return run.stdout
+
+    def done(
+        self, *command: str | Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A program of the environment that has ended."""
+        return subprocess.run(
             [self.bin / command[0], *command[1:]],
             cwd=cwd or self.folder,
             env={**self.environment, **environment},
@@ -66,8 +74,6 @@ class Home:
             text=True,
             timeout=300,
         )
-        assert run.returncode == 0, f"{command}:\n{run.stdout[-6000:]}\n{run.stderr[-6000:]}"
-        return run.stdout
 
     def pip(self, *arguments: str | Path) -> None:
         self.run("python", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
@@ -210,16 +216,17 @@ def test_they_are_found(home: Home) -> None:
 @pytest.mark.parametrize("name", OFFERS)
 def test_they_keep_the_rules(home: Home, name: str) -> None:
     command = ("rejoinder", "plugins", "test", EXAMPLES / f"rejoinder-{name}", "--runs", "4", "--json")
-    try:
-        printed = home.run(*command)
-    except AssertionError:
-        # Programs and servers beside the rest of the suite: what was late on a busy machine is not late twice.
-        printed = home.run(*command)
-    tested = json.loads(printed)
-    rules = [rule for offer in tested["tested"] for rule in offer["rules"]]
+    for left in (2, 1, 0):
+        # Programs and servers beside the rest of the suite: what was late on a busy machine is not late each time.
+        done = home.done(*command)
+        tested = json.loads(done.stdout)
+        rules = [rule for offer in tested["tested"] for rule in offer["rules"]]
+        if all(rule["state"] == "ok" for rule in rules) or not left:
+            break
     assert {offer["offer"] for offer in tested["tested"]} == set(OFFERS[name])
     assert len(rules) > 18
     assert [rule for rule in rules if rule["state"] != "ok"] == []
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("name", OFFERS)
