@@ -24,6 +24,7 @@ export function App() {
   if (failed) content = <main class="alone"><ErrorBox error={failed} onRetry={ask} /></main>;
   else if (atLogin && who !== undefined) content = <LoginPage next={nextOf(place.search)} />;
   else if (who && !atLogin) content = <Shell />;
+  else if (who === undefined) content = <main class="boot" aria-busy="true"><p class="brand">{S.product}</p></main>;
   return <>{content}<Toasts /></>;
 }
 

@@ -6,4 +6,6 @@ import "./tokens.css";
 import "./panel.css";
 
 applyTheme();
+// The same is drawn again at once, and nothing is seen of that.
+document.body.replaceChildren();
 render(<App />, document.body);
